@@ -1,0 +1,71 @@
+"""The only place that spells a Redis key or channel."""
+
+from __future__ import annotations
+
+from processor.core.partition import partition_of, root_of
+
+__all__ = ["Keyspace", "PartitionKeys", "topology_key"]
+
+
+def topology_key(namespace: str) -> str:
+    return f"tr:{{{namespace}}}:topology"
+
+
+class PartitionKeys:
+    """Keys of one partition: one hash tag, hence one slot."""
+
+    __slots__ = ("deadlines", "delayed", "delayed_body", "index", "log", "meta", "owners", "prefix")
+
+    def __init__(self, namespace: str, partition: int) -> None:
+        prefix = f"tr:{{{namespace}:{partition}}}:"
+        self.prefix = prefix
+        self.meta = prefix + "meta"
+        self.log = prefix + "log"
+        self.index = prefix + "index"
+        self.owners = prefix + "owners"
+        self.deadlines = prefix + "deadlines"
+        self.delayed = prefix + "delayed"
+        self.delayed_body = prefix + "delayed:body"
+
+    @property
+    def ctl(self) -> str:
+        return self.prefix + "ctl"
+
+    def run(self, run: str) -> str:
+        return f"{self.prefix}run:{run}"
+
+    def feed(self, run: str) -> str:
+        return f"{self.prefix}feed:{run}"
+
+    def channel(self, run: str) -> str:
+        return f"{self.prefix}ch:{run}"
+
+    def thread(self, run: str) -> str:
+        """Of the run's root, which is the thread where the run belongs to one."""
+        return f"{self.prefix}thread:{root_of(run)}"
+
+    def work(self, task: str) -> str:
+        return f"{self.prefix}work:{task}"
+
+
+class Keyspace:
+    """Keys of a namespace with a known number of partitions."""
+
+    __slots__ = ("layout", "namespace", "partitions")
+
+    def __init__(self, namespace: str, layout: str) -> None:
+        """layout: `<partitions> <nonce>`, as the topology holds it."""
+        self.namespace = namespace
+        self.layout = layout
+        self.partitions = [PartitionKeys(namespace, p) for p in range(int(layout.partition(" ")[0]))]
+
+    def number(self, run: str) -> int:
+        return partition_of(run, len(self.partitions))
+
+    def of(self, run: str) -> PartitionKeys:
+        return self.partitions[partition_of(run, len(self.partitions))]
+
+    @property
+    def workers(self) -> str:
+        """Live workers with their tasks (written by workers)."""
+        return f"tr:{{{self.namespace}}}:workers"
