@@ -1,0 +1,254 @@
+"""The Lua scripts: their text, their SHA, and one typed function each, which is the script's only caller."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
+
+from processor.core.events import Draft, is_increment
+from processor.core.keys import PartitionKeys
+from processor.core.settings import Settings
+from processor.store.connection import execute
+
+__all__ = ["Batch", "Limits", "Script", "Scripts", "append_command", "load_script"]
+
+_INCLUDE = re.compile(r"^-- @include (\w+)$", re.MULTILINE)
+_FLAGS = re.compile(r"^-- Flags +(.*)$", re.MULTILINE)
+
+
+def _source(name: str) -> str:
+    """The text of a script or include: in the wheel beside this file, in a checkout under scripts/lua."""
+    packaged = files("processor.store").joinpath("lua", name)
+    if packaged.is_file():
+        return packaged.read_text(encoding="utf-8")
+    return (Path(__file__).parents[2] / "scripts" / "lua" / name).read_text(encoding="utf-8")
+
+
+def _with_includes(text: str, seen: set[str]) -> str:
+    parts = []
+    for name in _INCLUDE.findall(text):
+        if name not in seen:
+            seen.add(name)
+            parts.append(_with_includes(_source(f"include/{name}.lua"), seen))
+    return "\n".join([*parts, text])
+
+
+class Script(NamedTuple):
+    name: str
+    text: bytes
+    sha: bytes
+
+
+@functools.cache
+def load_script(name: str, *, shebang: bool = True) -> Script:
+    """shebang: False for fakeredis, which takes `#!lua` for a syntax error.
+
+    With it an undeclared key of another slot is an error in a cluster, and the header's flags count.
+    """
+    source = _source(f"{name}.lua")
+    text = _with_includes(source, set())
+    if shebang:
+        flags = _FLAGS.search(source)
+        allowed = "allow-oom" if flags and flags.group(1).startswith("allow-oom") else ""
+        text = f"#!lua flags={allowed}\n{text}" if allowed else f"#!lua\n{text}"
+    body = text.encode()
+    return Script(name, body, hashlib.sha1(body, usedforsecurity=False).hexdigest().encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The settings that scripts are given, in milliseconds and entries."""
+
+    feed: int
+    log: int
+    work: int
+    retain_ms: int
+    tombstone_ms: int
+    silent_ms: int
+    term_ms: int
+    grace_ms: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> Limits:
+        return cls(
+            feed=settings.feed_limit,
+            log=settings.log_limit,
+            work=settings.work_limit,
+            retain_ms=int(settings.retain_hours * 3_600_000),
+            tombstone_ms=int(settings.tombstone_hours * 3_600_000),
+            silent_ms=int(settings.silent_days * 86_400_000),
+            term_ms=int(settings.owner_seconds * 1000),
+            grace_ms=int(settings.grace_seconds * 1000),
+        )
+
+    @property
+    def append_args(self) -> tuple[int, ...]:
+        return (self.feed, self.log, self.work, self.retain_ms, self.tombstone_ms, self.silent_ms, self.term_ms)
+
+
+class Batch(NamedTuple):
+    """Events of one writer for one run, with consecutive numbers; none: what is stored for the writer?"""
+
+    run: str
+    writer: str  # `p:<producer>` from outside, `x:<exec>` live
+    prev: int  # the writer's last number known as accepted
+    number: int  # of the first event
+    events: Sequence[Draft]
+
+
+_FIXED_KEYS: Final = 7
+
+
+def append_command(
+    script: Script, keys: PartitionKeys, layout: str, limits: Limits, batches: Sequence[Batch]
+) -> tuple[bytes | str | int, ...]:
+    """append.lua's call as an EVALSHA command; its header says what stands where."""
+    names: list[bytes | str] = [
+        keys.meta,
+        keys.log,
+        keys.index,
+        keys.owners,
+        keys.deadlines,
+        keys.delayed,
+        keys.delayed_body,
+    ]
+    args: list[bytes | str | int] = []
+    increments: set[str] = set()
+    for batch in batches:
+        run = batch.run
+        names += (keys.run(run), keys.feed(run), keys.channel(run), keys.thread(run))
+        args += (run, batch.writer, batch.prev, batch.number)
+        segments = len(args)
+        args.append(0)
+        count, events, at, total = 0, batch.events, 0, len(batch.events)
+        while at < total:
+            first = events[at]
+            type, end = first.type, at + 1
+            if not type.startswith("run."):
+                while end < total and events[end].type == type:
+                    end += 1
+            args += (type, end - at, *first.extras)
+            args += [event.payload for event in events[at:end]]
+            if first.work:
+                names.append(keys.work(first.work))
+            elif is_increment(type):
+                increments.add(f"b:{type}")
+            count += 1
+            at = end
+        args[segments] = count
+    return (
+        b"EVALSHA",
+        script.sha,
+        len(names),
+        *names,
+        layout,
+        *limits.append_args,
+        len(increments),
+        *sorted(increments),
+        *args,
+    )
+
+
+Cancelled = tuple[Literal["asked", "ended", "unknown", "corrupt"], str]
+
+
+class Scripts:
+    """Callers of the scripts that are not on the hot path, through a redis-py client."""
+
+    def __init__(self, redis: Redis, limits: Limits, *, shebang: bool) -> None:
+        self._redis = redis
+        self.limits = limits
+        self.shebang = shebang
+
+    def named(self, name: str) -> Script:
+        return load_script(name, shebang=self.shebang)
+
+    async def _call(self, name: str, keys: Sequence[str], args: Sequence[str | bytes | int]) -> Any:
+        script = self.named(name)
+        return await self._send(script, ("EVALSHA", script.sha, len(keys), *keys, *args))
+
+    async def _send(self, script: Script, command: Sequence[bytes | str | int]) -> Any:
+        try:
+            return await execute(self._redis, *command)
+        except NoScriptError:
+            await execute(self._redis, "SCRIPT", "LOAD", script.text)
+            return await execute(self._redis, *command)
+
+    async def append(self, keys: PartitionKeys, layout: str, batches: Sequence[Batch]) -> tuple[str, list[list[str]]]:
+        """For tests and small tools; the producer packs the same command for its own connection.
+
+        Returns ("ok", outcomes per batch) or ("topology <layout>", []).
+        """
+        reply = await self._send(
+            self.named("append"), append_command(self.named("append"), keys, layout, self.limits, batches)
+        )
+        if reply[0] != b"ok":
+            return f"topology {reply[1].decode()}", []
+        return "ok", [[outcome.decode() for outcome in batch] for batch in reply[1]]
+
+    async def renew(self, keys: PartitionKeys, owned: Sequence[tuple[str, str]]) -> list[str]:
+        """owned: (run, owner). Answers as renew.lua's header has them, in the same order."""
+        args: list[str | bytes | int] = [self.limits.term_ms]
+        for run, owner in owned:
+            args += (run, owner)
+        reply = await self._call("renew", [keys.meta, keys.owners, *(keys.run(run) for run, _ in owned)], args)
+        return [answer.decode() for answer in reply]
+
+    async def cancel(self, keys: PartitionKeys, run: str, reason: bytes) -> Cancelled:
+        """reason: a JSON string. Answers (word, status)."""
+        limits = self.limits
+        names = [keys.meta, keys.log, keys.index, keys.owners, keys.deadlines, keys.delayed, keys.delayed_body]
+        names += [keys.run(run), keys.feed(run), keys.channel(run), keys.thread(run), keys.ctl]
+        args: list[str | bytes | int] = [run, reason, limits.grace_ms, limits.retain_ms, limits.tombstone_ms]
+        reply = await self._call("cancel", names, args)
+        return reply[0].decode(), reply[1].decode() if len(reply) > 1 else ""
+
+    async def expire(self, keys: PartitionKeys, runs: Sequence[str] = (), *, limit: int = 100) -> tuple[int, list[str]]:
+        """One pass over a partition; runs: as an earlier call named them. Returns (done, due)."""
+        limits = self.limits
+        names = [keys.meta, keys.log, keys.index, keys.owners, keys.deadlines]
+        for run in runs:
+            names += (keys.run(run), keys.feed(run), keys.channel(run), keys.thread(run))
+        args: list[str | bytes | int] = [
+            limits.term_ms,
+            limits.retain_ms,
+            limits.tombstone_ms,
+            limits.silent_ms,
+            limit,
+            *runs,
+        ]
+        reply = await self._call("expire", names, args)
+        return reply[0], [run.decode() for run in reply[1:]]
+
+    async def bind(
+        self,
+        keys: PartitionKeys,
+        group: str,
+        *,
+        increments: Sequence[str] = (),
+        start: Literal["first", "now"] = "first",
+        when_behind: Literal["detach", "refuse"] = "detach",
+    ) -> str:
+        """increments: types that the group binds, `*` for all. Returns bound, changed or same."""
+        reply = await self._call("bind", [keys.meta, keys.log], [group, start, when_behind, *increments])
+        word: str = reply[0].decode()
+        return word
+
+    async def trim(self, keys: PartitionKeys) -> int:
+        """How many entries of the log went."""
+        removed: int = await self._call("trim", [keys.log], [])
+        return removed
+
+
+def labels_of(fields: Mapping[str, str]) -> dict[str, str]:
+    """A run's labels among the fields of its hash."""
+    return {name[2:]: value for name, value in fields.items() if name.startswith("l:")}
