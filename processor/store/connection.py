@@ -36,6 +36,7 @@ __all__ = ["Address", "Wire", "commands", "execute", "pack", "redact", "server_e
 CONNECT_SECONDS: Final = 5.0
 COMMAND_SECONDS: Final = 5.0
 POOL_CONNECTIONS: Final = 32
+_AWAY = (OSError, RedisConnectionError, RedisTimeoutError, asyncio.TimeoutError)
 _BUSY = ("LOADING", "MASTERDOWN", "TRYAGAIN", "BUSY", "CLUSTERDOWN")  # the server is there and will take it soon
 
 
@@ -62,9 +63,7 @@ def server_error(error: BaseException | str, url: str) -> ServerError:
             f"{where} refuses writes: {text}",
             remedy="Free memory or disk, or raise maxmemory; tailrace goes on by itself.",
         )
-    if isinstance(error, (OSError, RedisConnectionError, RedisTimeoutError, asyncio.TimeoutError)) or text.startswith(
-        _BUSY
-    ):
+    if isinstance(error, _AWAY) or text.startswith(_BUSY):
         return ServerUnreachable(f"nothing answers at {where} ({text or type(error).__name__}).")
     return ServerError(f"{where} answers: {text}")
 
@@ -106,7 +105,9 @@ class Address:
 
 def pack(*args: bytes | str | int) -> bytes:
     """A command as the server reads it."""
-    return hiredis.pack_command(args)  # type: ignore[arg-type]  # its stub knows one argument only
+    packer: Any = hiredis.pack_command  # its stub knows commands of one word only
+    packed: bytes = packer(args)
+    return packed
 
 
 class Wire(asyncio.Protocol):
