@@ -5,6 +5,7 @@ TailraceError
 ├── SettingsError               a setting is wrong; all faults at once
 ├── ServerError                 the server cannot be used
 │   ├── ServerUnreachable
+│   ├── ServerDenied
 │   ├── ServerTooOld
 │   ├── ServerReadOnly
 │   ├── ServerFull
@@ -56,6 +57,7 @@ __all__ = [
     "RunExists",
     "RunFailed",
     "RunNotFound",
+    "ServerDenied",
     "ServerError",
     "ServerEvicting",
     "ServerFull",
@@ -110,6 +112,10 @@ class ServerUnreachable(ServerError):
     """Nothing answers at the server's address. What was sent is kept and sent again under its number."""
 
 
+class ServerDenied(ServerError):
+    """The server wants a user or a password that permits this: redis://user:password@host:port/0."""
+
+
 class ServerTooOld(ServerError):
     """tailrace needs Redis 7.0 or Valkey 8 (it uses sharded PubSub)."""
 
@@ -129,7 +135,9 @@ class ServerEvicting(ServerError):
 class BadInput(TailraceError):
     """What was given cannot be used."""
 
-    def __init__(self, message: str | None = None, *, remedy: str = "", field: str = "", value: str | None = None) -> None:
+    def __init__(
+        self, message: str | None = None, *, remedy: str = "", field: str = "", value: str | None = None
+    ) -> None:
         super().__init__(message, remedy=remedy)
         self.field = field  # where it stood, as `events[3].type`, `after`, `run`
         self.value = value  # what came, None if nothing
@@ -174,7 +182,9 @@ class RunClosed(RunError, code="closed"):
 class IllegalEvent(RunError, code="illegal"):
     """The event is not allowed in the run's present state."""
 
-    def __init__(self, message: str | None = None, *, remedy: str = "", run: str = "", status: str = "", type: str = "") -> None:
+    def __init__(
+        self, message: str | None = None, *, remedy: str = "", run: str = "", status: str = "", type: str = ""
+    ) -> None:
         super().__init__(message, remedy=remedy, run=run)
         self.status, self.type = status, type
 
@@ -182,7 +192,9 @@ class IllegalEvent(RunError, code="illegal"):
 class RunFailed(RunError):
     """The run ended as failed."""
 
-    def __init__(self, message: str | None = None, *, remedy: str = "", run: str = "", reason: str = "", error: str = "") -> None:
+    def __init__(
+        self, message: str | None = None, *, remedy: str = "", run: str = "", reason: str = "", error: str = ""
+    ) -> None:
         super().__init__(message, remedy=remedy, run=run)
         self.reason, self.error = reason, error
 
@@ -222,7 +234,9 @@ class ThreadBusy(TailraceError, code="busy"):
 class BacklogFull(TailraceError, code="full"):
     """What was appended earlier is not handled yet; try again later."""
 
-    def __init__(self, message: str | None = None, *, remedy: str = "", group: str = "", retry_after_seconds: int = 1) -> None:
+    def __init__(
+        self, message: str | None = None, *, remedy: str = "", group: str = "", retry_after_seconds: int = 1
+    ) -> None:
         super().__init__(message, remedy=remedy)
         self.group, self.retry_after_seconds = group, retry_after_seconds
 
