@@ -23,9 +23,9 @@ def choose(accept: str | None) -> Form | None:
     """The form to answer in; None if none fits (406).
 
     accept: the header, several joined by commas; None or empty if it did not come.
-    Each form takes the weight of the most specific range that covers it. Of the heaviest, those that are named (or whose
-    main type is) go before those that only `*/*` covers: axios and jQuery append it to what they mean. What only `*/*`
-    asks for is JSON. Ranges that cannot be read are passed over.
+    Each form takes the weight of the most specific range that covers it. Of the heaviest, those that are named (or
+    whose main type is) go before those that only `*/*` covers: axios and jQuery append it to what they mean. What only
+    `*/*` asks for is JSON. Ranges that cannot be read are passed over.
     """
     if accept is None or not accept.strip():
         return Form.JSON

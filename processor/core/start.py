@@ -11,7 +11,7 @@ __all__ = ["start_hash"]
 def start_hash(task: str, input: object) -> str:
     """SHA-256 in hex of task and input, keys sorted. input: JSON as Python's `json` reads it.
 
-    Integers stay whole at any size and 1.0 differs from 1, so give what `json.loads` returns rather than orjson's values.
+    Integers stay whole at any size and 1.0 differs from 1: give what `json.loads` returns rather than orjson's values.
     """
     text = json.dumps([task, input], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
