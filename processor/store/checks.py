@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -192,7 +192,7 @@ def _read_only(where: str, facts: Facts) -> ServerReadOnly:
 
 def _translated(error: BaseException, url: str, origin: str) -> ServerError:
     text = str(error)
-    if isinstance(error, (AuthenticationError, NoPermissionError)) or "NOAUTH" in text or "WRONGPASS" in text:
+    if any(isinstance(found, (AuthenticationError, NoPermissionError)) for found in _chain(error)):
         return ServerDenied(
             f"{shown_url(url)} does not let us in: {text}",
             remedy="Give a user and a password that it knows: redis://user:password@host:port/0",
@@ -202,17 +202,23 @@ def _translated(error: BaseException, url: str, origin: str) -> ServerError:
     return unreachable(url, origin, error)
 
 
-def _reason(error: BaseException) -> str:
-    """The operating system's words, which redis-py buries in a sentence of its own."""
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it was raised from: redis-py tells a refused password as a lost connection."""
     found: BaseException | None = error
     while found is not None:
+        yield found
+        found = found.__cause__ or found.__context__
+
+
+def _reason(error: BaseException) -> str:
+    """The operating system's words, which redis-py buries in a sentence of its own."""
+    for found in _chain(error):
         if isinstance(found, socket.gaierror):
             return "unknown host name"
         if isinstance(found, TimeoutError | asyncio.TimeoutError):
             return "no answer in time"
         if isinstance(found, OSError) and found.errno:
             return os.strerror(found.errno).lower()
-        found = found.__cause__ or found.__context__
     numbered = re.match(r"Error (\d+) ", str(error))
     if numbered:
         return os.strerror(int(numbered[1])).lower()
