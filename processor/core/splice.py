@@ -1,8 +1,8 @@
 """Joins what comes live to what is read from the feed: each event of a run once, in order. No I/O.
 
 A live message is a hint and may be lost, repeated or late; the feed is the truth. Wherever a message does not simply go
-on from the last event, the answer is "read the feed first", from that last event **inclusive**: if it is no longer there
-under the same ID, the server lost it and others wrote its number anew. Messages that came before such a read began are
+on from the last event, the answer is "read the feed first", from that last event **inclusive**: if it is no longer
+there under the same ID, the server lost it and others wrote its number anew. Messages that came before such a read began are
 forgotten: what they told is in the feed, or in no history any more.
 """
 
@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Literal, NamedTuple
 
 from processor.core.cursor import ZERO, FeedId
+from processor.core.lifecycle import TERMINAL
 
 __all__ = [
     "READ_FEED",
@@ -31,7 +32,6 @@ __all__ = [
 
 Entry = tuple[FeedId, bytes]  # of a feed: its ID and the event's payload
 Reason = Literal["trimmed", "expired", "rewritten", "corrupt"]
-TERMINAL_STATUS = frozenset({"succeeded", "failed", "cancelled"})
 
 
 class Message(NamedTuple):
@@ -179,7 +179,7 @@ class Look(NamedTuple):
     @property
     def ended(self) -> str | None:
         """The status of a run that has ended, else None."""
-        return self.status if self.status in TERMINAL_STATUS else None
+        return self.status if self.status in TERMINAL else None
 
     @property
     def position(self) -> FeedId:

@@ -1,0 +1,33 @@
+"""What /metrics shows. No label per run: their number has no bound."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+__all__ = [
+    "append_to_send_seconds",
+    "frames_total",
+    "gaps_filled_total",
+    "gaps_told_total",
+    "resubscriptions_total",
+    "resumes_total",
+    "slow_fallbacks_total",
+    "subscribers",
+]
+
+subscribers = Gauge("tailrace_subscribers", "Open connections that follow a run")
+frames_total = Counter("tailrace_frames_total", "Event frames handed to subscribers")
+gaps_filled_total = Counter("tailrace_gaps_filled_total", "Holes in live events that were read from the feed")
+gaps_told_total = Counter("tailrace_gaps_told_total", "Gaps told to subscribers, by reason", ["reason"])
+resumes_total = Counter("tailrace_resumes_total", "Streams that began with a cursor")
+slow_fallbacks_total = Counter(
+    "tailrace_slow_fallbacks_total", "Subscribers that left the live path with a full buffer"
+)
+append_to_send_seconds = Histogram(
+    "tailrace_append_to_send_seconds",
+    "From the append (server's clock) to the write to subscribers, of the oldest event of a flush",
+    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+resubscriptions_total = Counter(
+    "tailrace_resubscriptions_total", "Channels that were subscribed again after a connection was lost"
+)
