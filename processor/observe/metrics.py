@@ -1,20 +1,40 @@
-"""What /metrics shows. No label per run: their number has no bound."""
+"""What the process counts, in prometheus-client's default registry. No label per run: their number has no bound."""
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
 
 __all__ = [
+    "CONTENT_TYPE",
+    "append_batch_events",
     "append_to_send_seconds",
+    "appends_total",
+    "exposition",
     "frames_total",
     "gaps_filled_total",
     "gaps_told_total",
+    "reconnects_total",
+    "refills_total",
+    "requests_total",
     "resubscriptions_total",
     "resumes_total",
     "slow_fallbacks_total",
     "subscribers",
 ]
 
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+# --- writing
+appends_total = Counter("tailrace_appends_total", "Events by the outcome of their append", ["outcome"])
+refills_total = Counter("tailrace_refills_total", "Events sent again that the server had acknowledged and lost")
+append_batch_events = Histogram(
+    "tailrace_append_batch_events",
+    "Events in one call of the append script",
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+)
+reconnects_total = Counter("tailrace_reconnects_total", "Connections to the server made anew", ["connection"])
+
+# --- following
 subscribers = Gauge("tailrace_subscribers", "Open connections that follow a run")
 frames_total = Counter("tailrace_frames_total", "Event frames handed to subscribers")
 gaps_filled_total = Counter("tailrace_gaps_filled_total", "Holes in live events that were read from the feed")
@@ -31,3 +51,11 @@ append_to_send_seconds = Histogram(
 resubscriptions_total = Counter(
     "tailrace_resubscriptions_total", "Channels that were subscribed again after a connection was lost"
 )
+
+# --- asking
+requests_total = Counter("tailrace_http_requests_total", "Requests by route and status", ["route", "status"])
+
+
+def exposition() -> bytes:
+    """Prometheus's text format, of this process alone."""
+    return generate_latest()

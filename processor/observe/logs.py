@@ -1,0 +1,99 @@
+"""Logs: structlog events with fields, at a terminal for people, elsewhere as JSON lines; other loggers pass through it."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Mapping, MutableMapping
+from typing import Any, TextIO
+
+import structlog
+
+__all__ = ["configure", "drop_broken_streams", "redact"]
+
+# In addresses, in headers as they are logged, and in what uvicorn's access log makes of both.
+_TOKEN = re.compile(r"""((?:^|[?&;\s"'])token=)[^&;\s"'#]+""", re.IGNORECASE)
+_BEARER = re.compile(r"(bearer\s+)[A-Za-z0-9._~+/=-]+", re.IGNORECASE)
+# uvicorn's word for a response that ended without its last chunk: how every stream ends that has not reached its run's end
+_BROKEN_STREAM = "ASGI callable returned without completing response."
+
+
+def redact(text: str) -> str:
+    """The text without the tokens of links and headers."""
+    return _BEARER.sub(r"\1***", _TOKEN.sub(r"\1***", text))
+
+
+def _redact_fields(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for name, value in event.items():
+        if isinstance(value, str):
+            event[name] = redact(value)
+    return event
+
+
+def drop_broken_streams(record: logging.LogRecord) -> bool:
+    """A filter for `uvicorn.error`: breaking a stream on purpose is no error."""
+    return _BROKEN_STREAM not in record.getMessage()
+
+
+def _access_fields(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """uvicorn's access line as an event with fields."""
+    args = event.pop("positional_args", None)
+    record = event.get("_record")
+    if record is None or record.name != "uvicorn.access" or not isinstance(args, tuple) or len(args) != 5:
+        return event
+    client, verb, path, version, status = args
+    event.update(event="request", client=client, method=verb, path=path, http=version, status=status)
+    return event
+
+
+_SHARED: list[structlog.typing.Processor] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.add_logger_name,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    structlog.processors.StackInfoRenderer(),
+]
+
+
+def configure(
+    log: str, *, level: str = "INFO", stream: TextIO | None = None, levels: Mapping[str, str] | None = None
+) -> None:
+    """Set up the logs of a process that is ours; a library leaves its host's logs alone.
+
+    log: `auto` (console at a terminal, else json), `console` or `json`. stream: stderr by default. levels: of single
+    loggers, as {"uvicorn.access": "WARNING"}.
+    """
+    out = stream or sys.stderr
+    people = log == "console" or (log == "auto" and out.isatty())
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer(colors=out.isatty()) if people else structlog.processors.JSONRenderer()
+    )
+    tail: list[structlog.typing.Processor] = [
+        _access_fields,
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+        *([] if people else [structlog.processors.format_exc_info]),
+        _redact_fields,
+        renderer,
+    ]
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=_SHARED, processors=tail, pass_foreign_args=True)
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "sse_starlette"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [], True
+    error_log = logging.getLogger("uvicorn.error")
+    if drop_broken_streams not in error_log.filters:
+        error_log.addFilter(drop_broken_streams)
+    for name, wanted in (levels or {}).items():
+        logging.getLogger(name).setLevel(wanted)
+    structlog.configure(
+        processors=[structlog.stdlib.filter_by_level, *_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
