@@ -1,0 +1,306 @@
+"""Writers: one for each run and role that this process writes for, and `Sent`, what a write returns."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator, Sequence
+from typing import Final
+
+from processor.core.chain import Chain, Flight, Outcome
+from processor.core.errors import (
+    BacklogFull,
+    BufferFull,
+    EventsLost,
+    IllegalEvent,
+    RunClosed,
+    RunCorrupt,
+    RunExists,
+    ServerError,
+    ServerFull,
+    ServerReadOnly,
+    ServerUnreachable,
+    StaleAttempt,
+    TailraceError,
+    ThreadBusy,
+)
+from processor.core.events import Draft
+from processor.store.append import Appender
+
+__all__ = ["Buffer", "Posted", "Sent", "Writer", "refusal"]
+
+UNREACHABLE_SECONDS: Final = 30.0
+
+
+def refusal(run: str, type: str, outcome: Outcome) -> TailraceError:
+    """A refused event as an error of the library."""
+    detail = outcome.detail
+    if outcome.word == "closed":
+        return RunClosed(
+            f"run {run} ended as {detail}; {type} was not added. A run that has ended takes no more events.",
+            remedy='The next turn is a new run: `await answer.options(thread="chat-42").start(...)`.',
+            run=run,
+            status=detail,
+        )
+    if outcome.word == "illegal":
+        status, _, refused = detail.partition(" ")
+        was = "does not exist" if status == "new" else f"is {status}"
+        return IllegalEvent(
+            f"run {run} {was}; {refused} is not allowed then.",
+            remedy="WIRE 2 lists which event may follow which status.",
+            run=run,
+            status=status,
+            type=refused,
+        )
+    if outcome.word == "stale":
+        return StaleAttempt(f"run {run}: a newer attempt began, or its owner was lost; {type} was not added.", run=run)
+    if outcome.word == "busy":
+        return ThreadBusy(f"run {detail} of this thread is still in progress.", run=detail)
+    if outcome.word == "full":
+        return BacklogFull(
+            f"run {run}: {type} was not added, the backlog of {detail} is full.",
+            remedy=f"Start more workers for {detail}, or try again later.",
+            group=detail,
+        )
+    if outcome.word == "exists":
+        return RunExists(f"run {run} was started with another task or input.", remedy="Choose another id.", run=run)
+    if outcome.word == "lost":
+        first, _, last = detail.partition(" ")
+        return EventsLost(run, int(first), int(last))
+    return RunCorrupt(f"run {run}: its hash and its feed do not belong together; {type} was not added.", run=run)
+
+
+class Buffer:
+    """Bytes of all unsent events of a process, and who waits for room."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+        self._waiting: list[asyncio.Future[None]] = []
+
+    @property
+    def full(self) -> bool:
+        return self.used >= self.limit
+
+    def release(self, size: int) -> None:
+        self.used -= size
+        if self._waiting and self.used < self.limit:
+            waiting, self._waiting = self._waiting, []
+            for future in waiting:
+                if not future.done():
+                    future.set_result(None)
+
+    async def room(self) -> None:
+        while self.full:
+            future = asyncio.get_running_loop().create_future()
+            self._waiting.append(future)
+            await future
+
+
+class Sent:
+    """An event on its way. Awaiting it waits for Redis and gives the feed ID, or raises what became of it.
+
+    Not awaited, it goes all the same; a failure is then raised by the next call on its run.
+    """
+
+    __slots__ = ("_waiter", "acknowledged", "body", "draft", "number", "outcome", "writer")
+
+    def __init__(self, writer: Writer, draft: Draft, body: object | None = None) -> None:
+        self.writer = writer
+        self.draft = draft
+        self.body = body
+        self.number = 0
+        self.acknowledged = False
+        self.outcome: Outcome | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def settle(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        self.writer.settled(self)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    @property
+    def awaited(self) -> bool:
+        return self._waiter is not None
+
+    def __await__(self) -> Generator[object, None, str]:
+        if self.outcome is None:
+            yield from self._wait().__await__()
+        return self.writer.result_of(self)
+
+    async def _wait(self) -> None:
+        writer = self.writer
+        await writer.admit(self)
+        loop = asyncio.get_running_loop()
+        since = loop.time()
+        while self.outcome is None:
+            trouble = writer.appender.trouble
+            if isinstance(trouble, (ServerFull, ServerReadOnly)):
+                raise trouble
+            if trouble is not None and loop.time() - since >= UNREACHABLE_SECONDS:
+                raise trouble if isinstance(trouble, ServerUnreachable) else ServerUnreachable(trouble.message)
+            if self._waiter is None or self._waiter.done():
+                self._waiter = loop.create_future()
+                writer.waiting[self] = None
+            left = max(0.0, since + UNREACHABLE_SECONDS - loop.time()) if trouble is not None else None
+            await asyncio.wait([self._waiter], timeout=left if left is None else left + 0.001)
+
+    def wake(self) -> None:
+        """The server is in trouble: whoever waits looks again."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Sent {self.draft.type} to {self.writer.chain.run}: {self.outcome.word if self.outcome else 'under way'}>"
+        )
+
+
+class Writer:
+    """Writes for one run: from outside, or live under an execution."""
+
+    def __init__(self, appender: Appender, chain: Chain, buffer: Buffer, clock: Callable[[], float]) -> None:
+        self.appender = appender
+        self.chain = chain
+        self.used_at = clock()
+        self.waiting: dict[Sent, None] = {}
+        self._buffer = buffer
+        self._clock = clock
+        self._failed: Sent | None = None  # refused, and nobody has been told
+        self._outside: Sent | None = None  # not admitted to the full buffer, and not awaited yet
+
+    def put(self, draft: Draft, body: object | None = None) -> Sent:
+        """Sends it; raises what an earlier unawaited write failed with."""
+        self.check()
+        sent = Sent(self, draft, body)
+        if self._buffer.full:
+            self._outside = sent
+        else:
+            self._admit(sent)
+        return sent
+
+    def _admit(self, sent: Sent) -> None:
+        self._buffer.used += sent.draft.size
+        self.used_at = self._clock()
+        self.chain.add(sent)
+        if sent.outcome is None:
+            self.appender.mark(self.chain)
+
+    async def admit(self, sent: Sent) -> None:
+        """Waits for room where there was none when it was written."""
+        if sent is self._outside:
+            self._outside = None
+            await self._buffer.room()
+            self._admit(sent)
+
+    def settled(self, sent: Sent) -> None:
+        self._buffer.release(sent.draft.size)
+        self.waiting.pop(sent, None)
+        if sent.outcome is not None and not sent.outcome.accepted and not sent.awaited and self._failed is None:
+            self._failed = sent
+
+    def result_of(self, sent: Sent) -> str:
+        assert sent.outcome is not None
+        if sent is self._failed:
+            self._failed = None
+        if not sent.outcome.accepted:
+            raise refusal(self.chain.run, sent.draft.type, sent.outcome)
+        return sent.outcome.id or ""
+
+    def check(self) -> None:
+        """Raises what an unawaited write failed with: refused, lost by the server, or not admitted to a full buffer."""
+        if self._failed is not None:
+            failed, self._failed = self._failed, None
+            assert failed.outcome is not None
+            raise refusal(self.chain.run, failed.draft.type, failed.outcome)
+        if self.chain.lost is not None:
+            first, last = self.chain.lost
+            self.chain.lost = None
+            raise EventsLost(self.chain.run, first, last)
+        if self._outside is not None:
+            self._outside = None
+            raise BufferFull(
+                f"{self._buffer.used} bytes wait to be sent, and an event of run {self.chain.run} was not awaited: it was not added.",
+                remedy="Await what write, log, emit and set return where much is written, or raise TAILRACE_BUFFER_MIB.",
+            )
+
+    def tell(self, trouble: ServerError) -> None:
+        for sent in list(self.waiting):
+            sent.wake()
+
+    async def flush(self) -> None:
+        """Waits until everything written so far has its fate; raises what failed."""
+        last = self.chain.queue[-1] if self.chain.queue else None
+        if last is None and self.chain.flying:
+            items = self.chain.flying[-1].items
+            last = items[-1] if items else None
+        if self._outside is not None:
+            last = self._outside
+        if isinstance(last, Sent):
+            await last
+        self.check()
+
+
+class Posted:
+    """One body of a named producer over HTTP: its numbers are the client's, and so is the chain."""
+
+    def __init__(self, run: str, producer: str, prev: int, number: int, drafts: Sequence[Draft]) -> None:
+        self.run, self.writer = run, f"p:{producer}"
+        self.refilled = 0
+        self.followers: Sequence[Posted] = ()
+        self.outcomes: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
+        self._flight = Flight(prev, [_Loose(draft, number + i) for i, draft in enumerate(drafts)])
+        self._waiting = True
+
+    def take(self, events: int, size: int, now: float) -> Flight | None:
+        if not self._waiting or len(self._flight.items) > events:
+            return None
+        self._waiting = False
+        return self._flight
+
+    def answered(self, outcomes: Sequence[tuple[int, Outcome]], now: float) -> None:
+        if not self.outcomes.done():
+            self.outcomes.set_result(spread(outcomes))
+
+    def unsent(self, now: float) -> None:
+        self._waiting = True
+
+    def broken(self) -> None:
+        self._waiting = not self.outcomes.done()  # the same numbers again: the server tells which it has
+
+    def forget(self, now: float) -> None:
+        """Nothing is kept: the client does that."""
+
+    @property
+    def wants(self) -> bool:
+        return self._waiting and not self.outcomes.done()
+
+    @property
+    def idle(self) -> bool:
+        return self.outcomes.done()
+
+
+class _Loose:
+    """An event of a posted body."""
+
+    __slots__ = ("acknowledged", "body", "draft", "number")
+
+    def __init__(self, draft: Draft, number: int) -> None:
+        self.draft, self.number = draft, number
+        self.body: object | None = None
+        self.acknowledged = False
+
+    def settle(self, outcome: Outcome) -> None:
+        """Told through the whole body's outcomes."""
+
+
+def spread(outcomes: Sequence[tuple[int, Outcome]]) -> list[Outcome]:
+    """One outcome for each event; IDs of one call are consecutive."""
+    each: list[Outcome] = []
+    for count, first in outcomes:
+        seq, _, ms = (first.id or "").partition("-")
+        each += [
+            Outcome(first.word, f"{int(seq) + i}-{ms}" if seq else None, first.detail, first.attempt)
+            for i in range(count)
+        ]
+    return each
