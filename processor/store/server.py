@@ -1,0 +1,71 @@
+"""One server as a process sees it from one event loop: commands and PubSub, shared by all sessions that use it."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from processor.core.settings import Settings
+from processor.store.channels import Channels
+from processor.store.checks import check_server
+from processor.store.connection import Address, commands, execute, speaking_of
+
+__all__ = ["Server"]
+
+_open: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Server]] = weakref.WeakKeyDictionary()
+
+
+class Server:
+    """Shared connections; `acquire` and `release` count who uses them."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.commands: Redis = commands(address)
+        self.channels = Channels(address)
+        self.shebang = True
+        self._users = 0
+        self._checked = asyncio.Lock()
+        self._is_checked = False
+
+    @classmethod
+    def acquire(cls, url: str) -> Server:
+        """The server of this loop with that URL. Does no I/O."""
+        servers = _open.setdefault(asyncio.get_running_loop(), {})
+        server = servers.get(url)
+        if server is None:
+            server = servers[url] = cls(Address.parse(url))
+        server._users += 1
+        return server
+
+    async def check(self, settings: Settings) -> None:
+        """Once: is it there, new enough, writable, safe? Raises ServerError."""
+        async with self._checked:
+            if self._is_checked:
+                return
+            with speaking_of(self.address.url):
+                try:
+                    await execute(self.commands, "INFO", "server")
+                except ResponseError as error:
+                    # fakeredis has neither INFO nor CONFIG, and takes `#!lua` for a syntax error.
+                    if not str(error).lower().startswith("unknown command"):
+                        raise
+                    self.shebang = False
+                except OSError:
+                    await check_server(self.commands, settings)  # says it better
+                    raise
+            if self.shebang:
+                await check_server(self.commands, settings)
+            self._is_checked = True
+
+    async def release(self) -> None:
+        self._users -= 1
+        if self._users:
+            return
+        servers = _open.get(asyncio.get_running_loop(), {})
+        if servers.get(self.address.url) is self:
+            del servers[self.address.url]
+        await self.channels.close()
+        await self.commands.aclose()
