@@ -1,0 +1,137 @@
+"""What the documents say is what the code has."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+import typer.main
+
+import tailrace
+from gateway.core.problems import STATUS
+from processor.cli.main import app
+from processor.core import errors
+from processor.core.settings import Settings, variable_of
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
+REFERENCE = (ROOT / "docs/reference.md").read_text()
+
+
+def section(text: str, title: str) -> str:
+    """What stands below a heading of the second level."""
+    return text.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def listings(path: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def kinds(error: type[errors.TailraceError]) -> set[str]:
+    return {error.code}.union(*(kinds(sub) for sub in error.__subclasses__() if sub.__module__ == errors.__name__))
+
+
+def test_every_error_has_its_heading() -> None:
+    """docs/errors.md has one heading for each slug of the library and of HTTP, and for none that does not exist."""
+    text = (ROOT / "docs/errors.md").read_text()
+    headings = re.findall(r"^## (\S+)$", text, re.MULTILINE)
+    assert len(headings) == len(set(headings))
+    assert set(headings) == kinds(errors.TailraceError) | set(STATUS) | {"port-taken"}
+
+
+def test_error_headings_name_class_and_status() -> None:
+    """Below each heading stand the class of the library and the status of HTTP, where there are any."""
+    text = (ROOT / "docs/errors.md").read_text()
+    classes = {error.code: name for name in errors.__all__ if (error := getattr(errors, name))}
+    for slug, status in STATUS.items():
+        body = section(text, slug)
+        assert str(status) in body.split("\n\n")[0], slug
+    for slug, name in classes.items():
+        assert f"`{name}`" in section(text, slug), slug
+
+
+def test_every_setting_is_described_with_its_default() -> None:
+    """docs/reference.md lists each variable with the default that the code has."""
+    said = dict(re.findall(r"^\| `(TAILRACE_\w+)` \| (\S+) \|", section(REFERENCE, "Settings"), re.MULTILINE))
+    fields = [field for field in dataclasses.fields(Settings) if field.name != "origins"]
+    assert list(said) == [variable_of(field.name) for field in fields]
+    for field in fields:
+        value = said[variable_of(field.name)].strip("`")
+        default = field.default
+        if default is None or default == ():
+            assert value == "–", field.name
+        elif isinstance(default, (bool, int, float)):
+            assert float(value) == float(default), field.name
+        else:
+            assert value == str(default), field.name
+
+
+def commands() -> set[str]:
+    group = typer.main.get_command(app)
+    return set(group.commands)  # type: ignore[attr-defined]
+
+
+def test_every_command_is_described() -> None:
+    """docs/reference.md lists the commands that the command line has, and no others."""
+    said = re.findall(r"^\| `tailrace (\S+)` \|", section(REFERENCE, "Command line"), re.MULTILINE)
+    assert set(said) == commands()
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_documents_name_only_commands_and_options_that_exist(path: Path) -> None:
+    """No page shows a command, or an option of one, that the command line does not have."""
+    group = typer.main.get_command(app)
+    shown = re.findall(r"(?:\$ |`)tailrace ([a-z]+)([^`\n]*)", path.read_text())
+    for name, rest in shown:
+        assert name in commands(), f"tailrace {name}"
+        command = group.commands[name]  # type: ignore[attr-defined]
+        known = {option for parameter in [*command.params, *group.params] for option in parameter.opts}
+        for option in re.findall(r"(?<![\w-])--?[a-z][a-z-]*", rest.split(" -- ")[0].split("#")[0].split("|")[0]):
+            assert option in known or option.startswith("--log"), f"tailrace {name} {option}"
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_listings_are_valid_python_and_import_what_exists(path: Path) -> None:
+    """Every Python listing can be parsed, and imports from the front door only what it has."""
+    for text in listings(path, "python"):
+        tree = compile(text, path.name, "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module == "tailrace":
+                assert {alias.name for alias in node.names} <= set(tailrace.__all__)
+
+
+def test_reference_lists_the_public_names() -> None:
+    """Each name of the front door stands in docs/reference.md."""
+    text = section(REFERENCE, "Python")
+    assert not [name for name in tailrace.__all__ if not re.search(rf"\b{name}\b", text)]
+
+
+def test_guarantees_name_tests_that_exist() -> None:
+    """Each promise of docs/guarantees.md names at least one test, and each test named is there."""
+    table = section("\n## top\n" + (ROOT / "docs/guarantees.md").read_text(), "top")
+    rows = [row for row in table.splitlines() if row.startswith("| ") and not row.startswith(("| promise", "| ---"))]
+    assert len(rows) >= 8
+    for row in rows:
+        named = re.findall(r"\[[^]]+\]\(\.\./(tests/[^)]+\.py)\)", row)
+        assert named, row
+        assert all((ROOT / name).is_file() for name in named), named
+
+
+def test_example_of_the_first_run_does_what_the_page_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """hello.py of docs/first-run.md counts, and its result is what it counted to."""
+    from processor.testing import sandbox
+
+    (listing,) = [text for text in listings(ROOT / "docs/first-run.md", "python") if "count" in text]
+    scope: dict[str, object] = {"__name__": "hello"}
+    exec(compile(listing.replace("0.5", "0"), "hello.py", "exec"), scope)
+
+    async def counted() -> tuple[object, str]:
+        async with sandbox(scope["tail"]):  # type: ignore[arg-type]
+            run = await scope["count"].start_here(5)  # type: ignore[attr-defined]
+            return await run.result(), await run.text()
+
+    assert asyncio.run(counted()) == (5, "1 2 3 4 5 ")
