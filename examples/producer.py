@@ -18,7 +18,8 @@ import urllib.request
 import uuid
 from collections.abc import Iterator
 
-API = os.environ.get("TAILRACE_API", "http://127.0.0.1:8600/api/default")
+API = os.environ.get("TAILRACE_API", "http://127.0.0.1:8600/api/default")  # a mounted gateway: its address alone
+TOKEN = os.environ.get("PRODUCER_TOKEN", "")
 TEXT = "Every line of the order was checked against the stock. Two are short, so the rest ships today and those follow."
 UNAVAILABLE = (429, 503)  # come back later; every other refusal would be the same again
 
@@ -62,6 +63,7 @@ class Producer:
                 "Content-Type": "application/json",
                 "Tailrace-Producer": self.name,
                 "Tailrace-Number": str(self.number),
+                **({"Authorization": f"Bearer {TOKEN}"} if TOKEN else {}),
             },
         )
         answer = self._until_answered(request)
