@@ -120,14 +120,26 @@ local function load_run(id, writer)
   return run
 end
 
--- The feed ID under which the writer's last call stored this number, or `-` for older calls.
-local function id_of(run, number)
-  if run.first_number > 0 and number >= run.first_number then
-    local seq = whole(run.first_seq + number - run.first_number)
-    local entry = redis.call('XRANGE', run.feed, seq, seq)[1]
-    return entry and entry[1] or '-'
+-- Tells duplicates with the IDs that the writer's last call got, `-` for older ones; one outcome for each run of IDs.
+local function tell_duplicates(run, outcomes, number, count, attempt)
+  local last, shift, ids = number + count - 1, run.first_seq - run.first_number, {}
+  local from = math.max(number, run.first_number)
+  if run.first_number > 0 and from <= last then
+    for _, entry in ipairs(redis.call('XRANGE', run.feed, whole(from + shift), whole(last + shift))) do
+      local seq, ms = split_id(entry[1])
+      ids[seq - shift] = ms
+      run.known = run.known or seq - shift
+    end
   end
-  return '-'
+  while number <= last do
+    local ms, same = ids[number], 1
+    while number + same <= last and ids[number + same] == ms do
+      same = same + 1
+    end
+    local id = ms and whole(number + shift) .. '-' .. whole(ms) or '-'
+    outcomes[#outcomes + 1] = 'duplicate ' .. whole(same) .. ' ' .. id .. attempt
+    number = number + same
+  end
 end
 
 -- Forgets producers that have been silent for ten minutes, once there are many.
@@ -135,18 +147,18 @@ local function forget_producers(run)
   if redis.call('HLEN', run.hash) <= PRODUCERS then
     return
   end
-  local producers = {}
-  for _, field in ipairs(redis.call('HKEYS', run.hash)) do
-    if string.sub(field, 1, 2) == 'p:' then
-      producers[#producers + 1] = field
+  local fields, silent, producers = redis.call('HGETALL', run.hash), {}, 0
+  for i = 1, #fields, 2 do
+    if string.sub(fields[i], 1, 2) == 'p:' then
+      producers = producers + 1
+      if now - tonumber(string.match(fields[i + 1], '(%d+)$')) > PRODUCER_SILENT_MS then
+        silent[#silent + 1] = fields[i]
+      end
     end
   end
-  if #producers < PRODUCERS then
-    return
-  end
-  for i, value in ipairs(redis.call('HMGET', run.hash, unpack(producers))) do
-    if now - tonumber(string.match(value, '(%d+)$')) > PRODUCER_SILENT_MS then
-      redis.call('HDEL', run.hash, producers[i])
+  if producers >= PRODUCERS then
+    for _, field in ipairs(silent) do
+      redis.call('HDEL', run.hash, field)
     end
   end
 end
@@ -228,9 +240,12 @@ end
 
 local function add(run, type, payload, logged)
   local id = whole(run.seq + 1) .. '-' .. whole(run.ms)
-  -- The first write: it alone can fail on data. A feed without hash has higher IDs; a hash without feed finds no stream.
+  -- The first write: it alone can fail on data. A hash without feed finds no stream; one that fell behind has too small an ID.
   local added
   if run.seq == 0 then
+    if redis.call('EXISTS', run.feed) == 1 then
+      return nil
+    end
     added = redis.pcall('XADD', run.feed, id, 'e', payload)
   else
     added = redis.pcall('XADD', run.feed, 'NOMKSTREAM', id, 'e', payload)
@@ -287,7 +302,9 @@ local function apply_lifecycle(run, type, extras, status, id, payload)
     set('ask', '')
     redis.call('HDEL', run.hash, 'exec_pos')
     redis.call('ZADD', owners, now + term_ms, run.id)
-    redis.call('ZREM', deadlines, run.id)
+    if not run.cancel then -- else its grace goes on
+      redis.call('ZREM', deadlines, run.id)
+    end
   elseif status == 'running' and run.attempt == 0 and (not run.status or run.status == 'queued') and silent_ms > 0 then
     redis.call('ZADD', deadlines, now + silent_ms, run.id)
   end
@@ -388,18 +405,17 @@ local function append_batch()
     local first = 1
     if not refused and number <= run.stored and (not run.live or run.exec == run.writer) then
       local seen = math.min(count, run.stored - number + 1)
-      local outcome = 'duplicate ' .. whole(seen) .. ' ' .. id_of(run, number)
-      if extras.nonce and run.exec and string.sub(run.exec, -#extras.nonce) == extras.nonce then
-        outcome = outcome .. ' ' .. whole(run.attempt)
-      end
-      outcomes[#outcomes + 1] = outcome
+      local begun = extras.nonce and run.exec and string.sub(run.exec, -#extras.nonce) == extras.nonce
+      tell_duplicates(run, outcomes, number, seen, begun and ' ' .. whole(run.attempt) or '')
       first, number, prev = seen + 1, number + seen, number + seen - 1
     end
     if not refused and first <= count then
       local again = repeated_start(run, type, extras)
       if again == 'duplicate' then
         outcomes[#outcomes + 1] = 'duplicate 1 1-' .. run.created
-        run.stored, run.first_number, run.first_seq, taken = number, number, 1, taken + 1
+        if prev == run.stored then -- else something before it was lost, which the next event is told
+          run.stored, run.first_number, run.first_seq, taken = number, number, 1, taken + 1
+        end
         first, number, prev = first + 1, number + 1, number
       elseif again then
         refused = again
@@ -409,8 +425,11 @@ local function append_batch()
         local first_seq = run.seq + 1
         local applied, refusal = append_segment(run, type, extras, count, first)
         if applied > 0 then
-          if taken == 0 or run.first_seq + number - run.first_number ~= first_seq then
+          if run.first_seq + number - run.first_number ~= first_seq then
             run.first_number, run.first_seq = number, first_seq
+          elseif taken == 0 then -- a body that begins with duplicates is one call
+            run.first_seq = run.first_seq + (run.known or number) - run.first_number
+            run.first_number = run.known or number
           end
           local outcome = 'appended ' .. whole(applied) .. ' ' .. whole(first_seq) .. '-' .. whole(run.ms)
           if extras.nonce and extras.nonce ~= '' then
