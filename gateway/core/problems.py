@@ -11,6 +11,7 @@ from processor.core.errors import (
     BacklogFull,
     BadInput,
     IllegalEvent,
+    NotConfigured,
     RunClosed,
     RunError,
     ServerError,
@@ -65,6 +66,9 @@ STATUS: Mapping[str, int] = {
     "server-full": 503,
     "draining": 503,
 }
+
+# Errors of the process rather than of the input, which WIRE has no slug for.
+_OTHERS: Mapping[str, int] = {"buffer-full": 429, "events-lost": 503, "settings-error": 503}
 
 _TITLES: Mapping[str, str] = {
     "bad-json": "The body is not JSON",
@@ -206,10 +210,15 @@ def retry_after_seconds(draw: float, *, least: int = 1, most: int = 5) -> int:
 def from_error(error: TailraceError, *, draw: float = 0.0) -> Problem:
     """The answer to a request that ended in this error. draw: as for retry_after_seconds.
 
-    An error that HTTP has no slug for is the server's (503) if it is a ServerError, otherwise the input's (400).
+    An error that HTTP has no slug for is the server's (503 server-unreachable) if it is a ServerError, otherwise the
+    input's (400).
     """
-    slug = error.code
-    status = STATUS.get(slug, 503 if isinstance(error, ServerError) else 400)
+    slug, detail, remedy = error.code, error.message, error.remedy
+    if isinstance(error, (ServerError, NotConfigured)):  # its message names addresses, which are no business of clients
+        slug, detail, remedy = (slug if slug in STATUS else "server-unreachable"), "", ""
+    elif slug in _REMEDIES:  # the error's own speaks of Python
+        remedy = ""
+    status = STATUS.get(slug) or _OTHERS.get(slug, 400)
     extra: dict[str, object] = {}
     headers: list[tuple[bytes, bytes]] = []
     if isinstance(error, RunClosed):
@@ -221,18 +230,18 @@ def from_error(error: TailraceError, *, draw: float = 0.0) -> Problem:
     elif isinstance(error, BacklogFull):
         extra = {"group": error.group}
         headers = [(b"retry-after", b"%d" % max(1, error.retry_after_seconds))]
-    elif status == 503:
+    elif status in (429, 503):
         headers = [(b"retry-after", b"%d" % retry_after_seconds(draw))]
     field, value = (error.field or None, error.value) if isinstance(error, BadInput) else (None, None)
     if isinstance(error, RunError):
         field, value = "run", error.run or None
     return Problem(
         slug,
-        error.message,
+        detail,
         status=status,
         field=field,
         value=value,
-        remedy=error.remedy,
+        remedy=remedy,
         extra=extra,
         headers=headers,
     )
