@@ -1,0 +1,27 @@
+"""tailrace's library: producing, executing, following. The gateway is a package of its own."""
+
+from __future__ import annotations
+
+from processor.client.run import Message, Run, Tool
+from processor.client.tailrace import Tailrace
+from processor.client.task import Task
+from processor.client.thread import Thread
+from processor.core.backoff import GiveUp, Retry, RetryLater
+from processor.core.events import Event
+from processor.store.runs import RunState
+from processor.store.writer import Sent
+
+__all__ = [
+    "Event",
+    "GiveUp",
+    "Message",
+    "Retry",
+    "RetryLater",
+    "Run",
+    "RunState",
+    "Sent",
+    "Tailrace",
+    "Task",
+    "Thread",
+    "Tool",
+]

@@ -301,5 +301,8 @@ class Chain:
         self._requeue([item for flight in flights for item in flight.items])
 
     def withdraw(self, body: object) -> None:
-        """Takes back what was not sent yet, or whose answer is unknown: its caller was told so and must send it again."""
-        self.queue = deque(item for item in self.queue if item.body is not body or item.acknowledged)
+        """Takes back what was not sent, or whose answer is unknown: its caller was told so and must send it again."""
+        taken = [item for item in self.queue if item.body is body]
+        self.queue = deque(item for item in self.queue if item.body is not body)
+        for item in taken:
+            item.settle(Outcome("withdrawn"))

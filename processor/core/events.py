@@ -71,9 +71,7 @@ class Draft(NamedTuple):
 
     type: str
     payload: bytes
-    extras: tuple[
-        bytes | str | int, ...
-    ] = ()  # what the script may not read from JSON, as append.lua's header has it
+    extras: tuple[bytes | str | int, ...] = ()  # what the script may not read from JSON, as append.lua's header has it
     work: str = ""  # task of a run.queued, whose work stream must be passed
 
     @property

@@ -147,8 +147,8 @@ class Settings:
     lock_urls: tuple[str, ...] = _setting((), _redis_urls)
     # nobody else may read until somebody says so
     host: str = _setting("127.0.0.1", _text)
-    # free in the IANA registry's user range and easy to remember
-    port: int = _setting(8600, _whole(1, 65535))
+    # in the range that anybody may use, and easy to remember; 0: a free one
+    port: int = _setting(8600, _whole(0, 65535))
     # behind a proxy the process cannot know its own address
     public_url: str | None = _setting(None, _http_url)
     # other origins read nothing until listed

@@ -74,16 +74,17 @@ class _Lane:
 
 
 class Appender:
-    """Sends what sources have. Opened once, in the loop where it is used."""
+    """Sends what sources have. Belongs to one event loop; takes events before it is opened."""
 
-    def __init__(self, address: Address, keys: Keyspace, script: Script, limits: Limits, *, budget: Budget) -> None:
-        self.keys = keys
+    def __init__(self, address: Address, limits: Limits, *, budget: Budget) -> None:
         self.budget = budget
         self.trouble: ServerError | None = None  # why nothing goes out right now
         self.on_trouble: list[Callable[[ServerError], None]] = []
         self.settle_topology: Callable[[int, str], Any] | None = None  # awaited when the server knows another layout
-        self._address, self._script, self._limits = address, script, limits
-        self._lanes = [_Lane(p) for p in range(len(keys.partitions))]
+        self._address, self._limits = address, limits
+        self._keys: Keyspace | None = None  # none until it is opened; what is marked before then waits
+        self._script: Script | None = None
+        self._lanes: list[_Lane] = []
         self._sources: dict[Source, None] = {}
         self._calls: deque[_Call | None] = deque()  # None: a reply that nobody waits for
         self._wire: Wire | None = None
@@ -95,8 +96,10 @@ class Appender:
         self._sweep: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def open(self) -> None:
+    async def open(self, keys: Keyspace, script: Script) -> None:
         """Connects. Raises ServerError if that fails now; later losses are mended without telling."""
+        self._script = script
+        self._use(keys)
         await self._connect()
         self._start(self._stay_connected())
         self._sweep = self._loop.call_later(SWEEP_SECONDS, self._sweep_sources)
@@ -123,10 +126,18 @@ class Appender:
         """Whether anything is waiting or under way."""
         return any(source.wants for source in self._sources) or any(self._calls)
 
+    def _use(self, keys: Keyspace) -> None:
+        self._keys = keys
+        self._lanes = [_Lane(p) for p in range(len(keys.partitions))]
+
+    def _ready(self, source: Source) -> None:
+        if self._keys is not None:
+            self._lanes[self._keys.number(source.run)].ready[source] = None
+
     def mark(self, source: Source) -> None:
         """The source has something to send."""
-        self._lanes[self.keys.number(source.run)].ready[source] = None
         self._sources[source] = None
+        self._ready(source)
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._flush)
@@ -168,9 +179,11 @@ class Appender:
             self._send(_Call(lane, sources, MAX_EVENTS - events), batches)
 
     def _send(self, call: _Call, batches: list[Batch]) -> None:
-        keys = self.keys.partitions[call.lane.number]
         assert self._wire is not None
-        self._wire.send(pack(*append_command(self._script, keys, self.keys.layout, self._limits, batches)))
+        assert self._keys is not None
+        assert self._script is not None
+        keys = self._keys.partitions[call.lane.number]
+        self._wire.send(pack(*append_command(self._script, keys, self._keys.layout, self._limits, batches)))
         self._calls.append(call)
         call.lane.in_flight += 1
         metrics.append_batch_events.observe(call.events)
@@ -199,7 +212,7 @@ class Appender:
         """After an answer: whatever it, or a chain that waited for it, has to send may go now."""
         for other in (source, *source.followers):
             if other.wants:
-                self._lanes[self.keys.number(other.run)].ready[other] = None
+                self._ready(other)
 
     def _return(self, call: _Call) -> None:
         """Nothing of the call was applied."""
@@ -227,7 +240,7 @@ class Appender:
     def _try_again(self) -> None:
         self._retry = None
         self.trouble = None
-        for source in self._sources:
+        for source in list(self._sources):
             if source.wants:
                 self.mark(source)
 
@@ -238,14 +251,13 @@ class Appender:
         except ServerError as error:
             self._in_trouble(error)
             return
-        if keys.layout != self.keys.layout:
-            self.keys = keys
-            # Calls still under way were sent under the old layout and are refused likewise.
-            self._lanes = [_Lane(p) for p in range(len(keys.partitions))]
+        if self._keys is None or keys.layout != self._keys.layout:
+            self._use(keys)  # calls still under way were sent under the old layout and are refused likewise
         self._try_again()
 
     def _load_script(self) -> None:
         assert self._wire is not None
+        assert self._script is not None
         self._wire.send(pack(b"SCRIPT", b"LOAD", self._script.text))
         self._calls.append(None)
 

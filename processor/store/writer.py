@@ -16,8 +16,6 @@ from processor.core.errors import (
     RunCorrupt,
     RunExists,
     ServerError,
-    ServerFull,
-    ServerReadOnly,
     ServerUnreachable,
     StaleAttempt,
     TailraceError,
@@ -135,15 +133,22 @@ class Sent:
         since = loop.time()
         while self.outcome is None:
             trouble = writer.appender.trouble
-            if isinstance(trouble, (ServerFull, ServerReadOnly)):
-                raise trouble
+            if trouble is not None and not isinstance(trouble, ServerUnreachable):
+                raise trouble  # it stays in the buffer and is tried again
             if trouble is not None and loop.time() - since >= UNREACHABLE_SECONDS:
-                raise trouble if isinstance(trouble, ServerUnreachable) else ServerUnreachable(trouble.message)
+                raise trouble
             if self._waiter is None or self._waiter.done():
                 self._waiter = loop.create_future()
                 writer.waiting[self] = None
             left = max(0.0, since + UNREACHABLE_SECONDS - loop.time()) if trouble is not None else None
             await asyncio.wait([self._waiter], timeout=left if left is None else left + 0.001)
+
+    async def settled(self) -> None:
+        """Waits for its fate, however long, and raises nothing."""
+        while self.outcome is None:
+            if self._waiter is None or self._waiter.done():
+                self._waiter = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._waiter])
 
     def wake(self) -> None:
         """The server is in trouble: whoever waits looks again."""
@@ -176,10 +181,11 @@ class Writer:
         if self._buffer.full:
             self._outside = sent
         else:
-            self._admit(sent)
+            self.admit_now(sent)
         return sent
 
-    def _admit(self, sent: Sent) -> None:
+    def admit_now(self, sent: Sent) -> None:
+        """Whether or not there is room."""
         self._buffer.used += sent.draft.size
         self.used_at = self._clock()
         self.chain.add(sent)
@@ -191,12 +197,13 @@ class Writer:
         if sent is self._outside:
             self._outside = None
             await self._buffer.room()
-            self._admit(sent)
+            self.admit_now(sent)
 
     def settled(self, sent: Sent) -> None:
         self._buffer.release(sent.draft.size)
         self.waiting.pop(sent, None)
-        if sent.outcome is not None and not sent.outcome.accepted and not sent.awaited and self._failed is None:
+        alone = sent.body is None and not sent.awaited  # nobody else will be told
+        if alone and sent.outcome is not None and not sent.outcome.accepted and self._failed is None:
             self._failed = sent
 
     def result_of(self, sent: Sent) -> str:

@@ -1,0 +1,93 @@
+"""Data on stdout, talk on stderr: tables and colour at a terminal, one JSON object a line elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from processor.cli.options import Options, options_of
+from processor.core.errors import TailraceError
+
+__all__ = ["Output", "output_of"]
+
+STATUS_STYLE = {
+    "queued": "yellow",
+    "running": "cyan",
+    "waiting": "magenta",
+    "succeeded": "green",
+    "failed": "red",
+    "cancelled": "bright_black",
+}
+
+
+class Output:
+    """Where a command's words go. `pretty` is false in a pipe and with --json: then only `record` writes to stdout."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.pretty = sys.stdout.isatty() and not options.json
+        # the console's idea of the width would cut IDs in a narrow window: tables wrap, lines run on
+        self.console = Console(file=sys.stdout, no_color=not options.color, highlight=False, soft_wrap=True)
+        self._talk = Console(file=sys.stderr, no_color=not options.color, highlight=False, soft_wrap=True)
+
+    def record(self, data: Mapping[str, Any] | bytes) -> None:
+        """One JSON object and LF; bytes are one already, and pass as they are."""
+        line = data if isinstance(data, bytes) else orjson.dumps(data, default=str)
+        sys.stdout.buffer.write(line + b"\n")
+        sys.stdout.buffer.flush()
+
+    def line(self, text: str | Text = "") -> None:
+        """For eyes, at a terminal."""
+        self.console.print(text if isinstance(text, Text) else Text(text))
+
+    def write(self, text: str, style: str = "") -> None:
+        """Text that goes on in the same line."""
+        self.console.print(Text(text, style=style), end="")
+        self.console.file.flush()
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in columns:
+            table.add_column(column, no_wrap=column in ("RUN", "SETTING"), overflow="fold")
+        for row in rows:
+            table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+        self.console.print(table, soft_wrap=False)
+
+    def say(self, sentence: str) -> None:
+        """Talk: what happens, hints. Silent with -q."""
+        if not self.options.quiet:
+            self._talk.print(Text(sentence))
+
+    def error(self, error: TailraceError) -> None:
+        """`error[slug]: message`, then two spaces and the remedy; with --json one object. Always on stderr."""
+        if self.options.json:
+            told = {"error": error.code, "message": error.message, "remedy": error.remedy}
+            sys.stderr.write(orjson.dumps(told).decode() + "\n")
+            return
+        text = Text.assemble((f"error[{error.code}]", "bold red"), f": {error.message}")
+        if error.remedy:
+            text.append("\n  " + error.remedy.replace("\n", "\n  "))
+        self._talk.print(text)
+
+
+def output_of(ctx: typer.Context) -> Output:
+    return Output(options_of(ctx))
+
+
+def status_text(status: str) -> Text:
+    return Text(status, style=STATUS_STYLE.get(status, ""))
+
+
+def forget_stdout() -> None:
+    """After a closed pipe: what the interpreter still flushes at its end goes nowhere instead of raising."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

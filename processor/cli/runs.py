@@ -1,0 +1,124 @@
+"""`tailrace runs`: a list of runs, newest change first."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from rich.live import Live
+from rich.table import Table
+
+from processor.cli.exits import Usage
+from processor.cli.opening import reading, wait_for
+from processor.cli.output import Output, output_of, status_text
+from processor.cli.words import ago, parse_labels, parse_time
+from processor.core.lifecycle import TERMINAL
+from processor.store.runs import RunState, Space, list_runs
+
+__all__ = ["runs"]
+
+STATUSES = ("queued", "running", "waiting", *sorted(TERMINAL))
+WATCH_SECONDS = 1.0  # the index tells of lifecycle changes only: a look a second is what the console does too
+
+
+def runs(
+    ctx: typer.Context,
+    status: Annotated[
+        str | None, typer.Option(help="queued, running, waiting, succeeded, failed or cancelled.")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Only runs of this task.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="name=value; may be repeated.")] = None,
+    since: Annotated[str | None, typer.Option(help="Changed since: 10m, 14:05, 2026-11-24T14:05Z.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most so many.")] = 50,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay, and tell every change.")] = False,
+) -> None:
+    """Runs, newest change first."""
+    if status is not None and status not in STATUSES:
+        raise Usage(f"--status is {status!r}.", remedy=f"One of {', '.join(STATUSES)}.", field="--status", value=status)
+    out = output_of(ctx)
+    labels = parse_labels(label or [])
+    after = int(parse_time(since, datetime.now(UTC), field="--since").timestamp() * 1000) if since else 0
+    wait_for(_runs(out, _Wanted(status, task, dict(labels), after, limit), watch))
+
+
+class _Wanted:
+    """What `runs` was asked for."""
+
+    def __init__(self, status: str | None, task: str | None, labels: dict[str, str], after: int, limit: int) -> None:
+        self.status, self.task, self.labels, self.after, self.limit = status, task, labels, after, limit
+
+    async def read(self, space: Space) -> list[RunState]:
+        """Newest change first; stops at the first one that is too old."""
+        found: list[RunState] = []
+        place: str | None = None
+        while True:
+            page, place = await list_runs(
+                space,
+                status=self.status,
+                task=self.task,
+                labels=self.labels,
+                after=place,
+                limit=min(1000, self.limit - len(found)),
+            )
+            fresh = [state for state in page if max(state.updated, state.ended or 0) >= self.after]
+            found += fresh
+            if place is None or len(found) >= self.limit or (self.after and not fresh):
+                return found
+
+
+async def _runs(out: Output, wanted: _Wanted, watch: bool) -> None:
+    async with reading(out.options) as space:
+        found = await wanted.read(space)
+        if not out.pretty:
+            for state in found:
+                out.record(state.json())
+            if watch:
+                await _watch_records(out, space, wanted, found)
+            return
+        if watch:
+            await _watch_table(out, space, wanted)
+            return
+        out.console.print(_table(found), soft_wrap=False)
+        if not found:
+            out.say("no runs; `tailrace demo` makes one to look at")
+
+
+async def _watch_records(out: Output, space: Space, wanted: _Wanted, seen: Sequence[RunState]) -> None:
+    """Each run again whenever its lifecycle changed."""
+    known = {state.run: (state.status, state.attempt) for state in seen}
+    while True:
+        await asyncio.sleep(WATCH_SECONDS)
+        for state in reversed(await wanted.read(space)):
+            if known.get(state.run) != (state.status, state.attempt):
+                known[state.run] = (state.status, state.attempt)
+                out.record(state.json())
+
+
+async def _watch_table(out: Output, space: Space, wanted: _Wanted) -> None:
+    with Live(console=out.console, auto_refresh=False, screen=False) as live:
+        while True:
+            live.update(_table(await wanted.read(space)), refresh=True)
+            await asyncio.sleep(WATCH_SECONDS)
+
+
+def _table(found: Sequence[RunState]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("RUN", "STATUS", "TASK", "EVENTS", "CHANGED", "TOOK", "LABELS"):
+        table.add_column(column, no_wrap=column != "LABELS", justify="right" if column == "EVENTS" else "left")
+    now = datetime.now(UTC)
+    for state in found:
+        changed = state.ended or state.updated
+        took = (state.ended - state.created) / 1000 if state.ended else now.timestamp() - state.created / 1000
+        table.add_row(
+            state.run,
+            status_text(state.status),
+            state.task or "",
+            (state.tail or "0").partition("-")[0],
+            f"{ago(now.timestamp() - changed / 1000)} ago",
+            ago(took),
+            " ".join(f"{name}={value}" for name, value in state.labels.items()),
+        )
+    return table

@@ -1,0 +1,62 @@
+"""`tailrace show`: where one run stands, and why it waits."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from processor.cli.exits import DONE, FAILED
+from processor.cli.find import find_run
+from processor.cli.opening import reading, wait_for
+from processor.cli.output import Output, output_of, status_text
+from processor.cli.words import ago, clock
+from processor.store.runs import RunState, read_state
+
+__all__ = ["show"]
+
+
+def show(ctx: typer.Context, run: Annotated[str, typer.Argument(help="ID, or its beginning or end.")]) -> None:
+    """State of a run, its times, and why it waits."""
+    raise typer.Exit(wait_for(_show(output_of(ctx), run)))
+
+
+async def _show(out: Output, text: str) -> int:
+    async with reading(out.options) as space:
+        run = await find_run(space, text)
+        state = await read_state(space, run)
+        assert state is not None  # find_run has just seen it
+    if out.pretty:
+        _describe(out, state)
+    else:
+        out.record(state.json())
+    return FAILED if state.status in ("failed", "cancelled") else DONE
+
+
+def _describe(out: Output, state: RunState) -> None:
+    now = datetime.now(UTC)
+    age = ago(now.timestamp() - (state.ended or state.updated or state.created) / 1000)
+    head = Text.assemble((state.run, "bold"), "  ", status_text(state.status), f" {age}")
+    if state.waiting_for:
+        head.append(f"  waits for {state.waiting_for}")
+    out.line(head)
+    if state.status == "queued" and state.waiting_for and state.waiting_for.startswith("a worker"):
+        out.line("  To need none: `start_here(...)` runs the task in the process that calls it.")
+    ended = clock(datetime.fromtimestamp(state.ended / 1000, UTC), now) if state.ended else ""
+    lines = {
+        "task": state.task or "",
+        "thread": state.thread or "",
+        "attempt": str(state.attempt or ""),
+        "labels": " ".join(f"{name}={value}" for name, value in state.labels.items()),
+        "created": clock(datetime.fromtimestamp(state.created / 1000, UTC), now),
+        "ended": f"{ended} (after {ago((state.ended - state.created) / 1000)})" if state.ended else "",
+        "tail": state.tail or "",
+        "asked": state.ask or "",
+        "cancel": f"asked for: {state.cancel or 'no reason given'}" if state.cancel is not None else "",
+        "error": state.error or "",
+    }
+    for name, value in lines.items():
+        if value:
+            out.line(Text.assemble((f"  {name:<9}", "bright_black"), value))

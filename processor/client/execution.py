@@ -1,0 +1,317 @@
+"""Executing a run without a worker: in this process, under an owner that is renewed, with its retries.
+
+One execution is a list of tries. Each begins with run.started (which gives the attempt and the exec that everything of the
+try is written under) and ends with run.finished, run.failed, run.cancelled or run.retrying, all of them live.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import random
+import secrets
+import traceback
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from processor.client.owners import Owned
+from processor.core.backoff import GiveUp, Retry, RetryLater
+from processor.core.errors import (
+    RunCancelled,
+    RunClosed,
+    RunExists,
+    ServerError,
+    StaleAttempt,
+    TailraceError,
+)
+from processor.core.events import Draft, draft
+from processor.core.json import dumps
+from processor.core.start import start_hash
+from processor.store.writer import Sent, Writer, refusal
+
+if TYPE_CHECKING:
+    from processor.client.run import Run
+    from processor.client.session import Session
+
+__all__ = ["Execution", "Job"]
+
+log = structlog.get_logger("tailrace.run")
+STOP_SECONDS: Final = 1.0  # what a function may take to clean up, and its end to go out, when the process ends
+TRACEBACK_CHARS: Final = 8000
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is executed: a task with its input."""
+
+    task: str
+    function: Callable[..., Awaitable[Any]]
+    arguments: Mapping[str, object]
+    input: bytes  # JSON
+    start: str
+    retry: Retry
+    timeout_seconds: float
+
+
+class Execution:
+    """One run, executed here."""
+
+    def __init__(
+        self,
+        session: Session,
+        run: Run[Any],
+        *,
+        job: Job | None = None,
+        thread: str = "",
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
+        self._session, self._run, self._job = session, run, job
+        self._thread, self._labels = thread, labels or {}
+        self._owner = f"{session.producer.id}.{secrets.token_hex(4)}"
+        self._owned = Owned(run.id, self._owner, self._on_cancel, self._on_ended)
+        self._cancel_asked = False
+        self._ended_elsewhere: str | None = None
+        self._inner: asyncio.Task[Any] | None = None  # what a cancel stops
+        self._writer: Writer | None = None
+
+    # Beginning.
+
+    async def begin(self) -> None:
+        """Appends run.started of the first try. Raises RunExists, ThreadBusy, ServerError."""
+        await self._begin_try()
+        await self._session.owners.add(self._owned)
+
+    async def _begin_try(self) -> None:
+        nonce = secrets.token_hex(6)
+        started = self._session.producer.writer(self._run.id)
+        sent = started.put(self._started(nonce))
+        await sent
+        assert sent.outcome is not None
+        attempt = sent.outcome.attempt
+        self._leave_writer()
+        self._writer = self._session.producer.live(self._run.id, f"{attempt}-{nonce}", started)
+        self._writer.chain.on_cancelling = self._on_cancel
+        self._run._write_for(self._writer, attempt)
+
+    def _started(self, nonce: str) -> Draft:
+        job = self._job
+        data = b'{"task":%b,"input":%b}' % (dumps(job.task), job.input) if job else b"{}"
+        return draft(
+            "run.started",
+            data,
+            nonce=nonce,
+            owner=self._owner,
+            start=job.start if job else start_hash("", {}),
+            task=job.task if job else "",
+            thread=self._thread,
+            labels=self._labels,
+        )
+
+    # A task: tries until it ends.
+
+    def launch(self) -> None:
+        """Executes the job independently of the caller."""
+        self._owned.task = asyncio.get_running_loop().create_task(self._execute(), name=f"tailrace-run-{self._run.id}")
+
+    async def _execute(self) -> None:
+        assert self._job is not None
+        tries = 1
+        try:
+            while not await self._one_try(self._job, tries):
+                tries += 1
+        except (RunClosed, StaleAttempt) as error:
+            log.info("run_ended_elsewhere", run=self._run.id, why=error.code)
+        except TailraceError as error:
+            log.error("run_abandoned", run=self._run.id, error=error.message)
+        finally:
+            self._session.owners.remove(self._owned)
+            self._leave_writer()
+
+    async def _one_try(self, job: Job, tries: int) -> bool:
+        """Whether the run has ended."""
+        stopping = False
+        inner = self._inner = asyncio.get_running_loop().create_task(self._call(job))
+        if self._cancel_asked:
+            inner.cancel()
+        try:
+            await asyncio.wait([inner])
+        except asyncio.CancelledError:
+            stopping = True
+            inner.cancel()
+            await asyncio.wait([inner], timeout=STOP_SECONDS)
+        if self._ended_elsewhere is not None:
+            return True
+        if not inner.done() or (stopping and inner.cancelled()):
+            await self._end("run.failed", {"error": "its process ended", "reason": "shutdown"}, hurry=True)
+            return True
+        if self._cancel_asked and (inner.cancelled() or inner.exception() is not None):
+            await self._end_cancelled()
+            return True
+        return await self._judge(job, inner, tries)
+
+    async def _call(self, job: Job) -> Any:
+        async with asyncio.timeout(job.timeout_seconds) as limit:
+            try:
+                result = await job.function(self._run, **job.arguments)
+                self._run._end_message()
+                await self._run._flush()
+            except asyncio.CancelledError:
+                if not limit.expired():
+                    raise
+                raise TimeoutError(f"it took longer than {job.timeout_seconds:g} s") from None
+        return dumps({"result": result})
+
+    async def _judge(self, job: Job, inner: asyncio.Task[Any], tries: int) -> bool:
+        if inner.cancelled():
+            await self._fail("the task cancelled itself", "error")
+            return True
+        error = inner.exception()
+        if error is None:
+            await self._send(draft("run.finished", inner.result(), attempt=self._run.attempt))
+            return True
+        if isinstance(error, (RunClosed, StaleAttempt)) and error.run == self._run.id:
+            raise error
+        if isinstance(error, GiveUp):
+            await self._fail(str(error) or "given up", "given_up")
+            return True
+        if isinstance(error, RetryLater):
+            await self._retry("later", None, error.seconds)
+            return False
+        if isinstance(error, job.retry.never) or tries >= job.retry.attempts:
+            reason = "timeout" if isinstance(error, TimeoutError) else "error"
+            await self._fail(_words(error), reason, error)
+            return True
+        await self._retry("error", _words(error), job.retry.delay_seconds(tries, random.random()))
+        return False
+
+    async def _retry(self, reason: str, error: str | None, delay_seconds: float) -> None:
+        due = (datetime.now(UTC) + timedelta(seconds=delay_seconds)).isoformat(timespec="milliseconds")
+        data: dict[str, object] = {"reason": reason, "due": due.replace("+00:00", "Z")}
+        if error is not None:
+            data["error"] = error
+        await self._send(draft("run.retrying", dumps(data), attempt=self._run.attempt + 1))
+        await asyncio.sleep(delay_seconds)
+        await self._begin_try()
+
+    # A block: `async with tail.run()`.
+
+    async def enter(self) -> None:
+        self._inner = asyncio.current_task()
+        await self.begin()
+
+    async def leave(self, error: BaseException | None) -> None:
+        """The end of the block is the end of the run. Raises RunCancelled in place of the cancellation that a cancel caused."""
+        try:
+            if self._ended_elsewhere is not None:
+                self._uncancel()
+                return
+            if error is None:
+                self._run._end_message()
+                await self._run._flush()
+                await self._send(draft("run.finished", b'{"result":null}', attempt=self._run.attempt))
+            elif self._cancel_asked and isinstance(error, asyncio.CancelledError):
+                self._uncancel()
+                await self._end_cancelled()
+                raise RunCancelled(f"run {self._run.id} was cancelled.", run=self._run.id) from error
+            elif isinstance(error, (asyncio.CancelledError, KeyboardInterrupt, SystemExit)):
+                await self._end("run.failed", {"error": "its process ended", "reason": "shutdown"}, hurry=True)
+            elif not (isinstance(error, (RunClosed, StaleAttempt)) and error.run == self._run.id):
+                await self._fail(_words(error), "error", error)
+        finally:
+            self._session.owners.remove(self._owned)
+            self._leave_writer()
+
+    def _uncancel(self) -> None:
+        if self._inner is not None and self._inner.cancelling():
+            self._inner.uncancel()
+
+    # Ends.
+
+    async def _end_cancelled(self) -> None:
+        state = await self._run.state()
+        await self._end("run.cancelled", {"reason": state.cancel or ""})
+
+    async def _fail(self, words: str, reason: str, error: BaseException | None = None) -> None:
+        data = {"error": words, "reason": reason}
+        if error is not None:
+            data["traceback"] = "".join(traceback.format_exception(error))[-TRACEBACK_CHARS:]
+        await self._end("run.failed", data)
+
+    async def _end(self, type: str, data: Mapping[str, object], *, hurry: bool = False) -> None:
+        error = dumps(data.get("error", "")) if type == "run.failed" else b'""'
+        event = draft(type, dumps(data), attempt=self._run.attempt, error=_short_json(error, data))
+        if not hurry:
+            await self._send(event)
+            return
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                await self._send(event)
+        except (TimeoutError, ServerError):
+            log.warning("end_not_told", run=self._run.id, type=type)  # `expire` tells it as owner_lost
+
+    async def _send(self, event: Draft) -> None:
+        """Sends it, however long the server is away: the run's end is not optional. Raises RunError."""
+        assert self._writer is not None
+        try:
+            self._writer.check()
+        except TailraceError as error:
+            log.warning("write_failed", run=self._run.id, error=error.message)
+        sent: Sent = self._writer.put(event)
+        await sent.settled()
+        assert sent.outcome is not None
+        if not sent.outcome.accepted:
+            raise refusal(self._run.id, event.type, sent.outcome)
+
+    def _leave_writer(self) -> None:
+        if self._writer is not None:
+            self._session.producer.end_live(self._writer)
+
+    # What others tell.
+
+    def _on_cancel(self) -> None:
+        if not self._cancel_asked:
+            self._cancel_asked = True
+            self._stop()
+
+    def _on_ended(self, how: str) -> None:
+        if self._ended_elsewhere is None:
+            self._ended_elsewhere = how
+            log.info("run_ended_elsewhere", run=self._run.id, why=how)
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._inner is not None and not self._inner.done():
+            self._inner.cancel()
+
+
+async def same_start(run: Run[Any], start: str) -> bool:
+    """After run.started was illegal: whether the run was started with the same task and input. Raises RunExists if not."""
+    state = await run.state()
+    if state.start == start:
+        return True
+    raise RunExists(f"run {run.id} was started with another task or input.", remedy="Choose another id.", run=run.id)
+
+
+def in_thread(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
+    """A plain function as a task: it runs in a thread, with a handle that may block."""
+
+    async def call(run: Run[Any], **arguments: object) -> Any:
+        from processor.client.sync import Portal, SyncRun
+
+        handle = SyncRun(run, Portal.of_running_loop())
+        return await asyncio.to_thread(function, handle, **arguments)
+
+    return function if inspect.iscoroutinefunction(function) else call
+
+
+def _words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _short_json(error: bytes, data: Mapping[str, object]) -> bytes:
+    """The hash keeps the first words of an error; the event has it all."""
+    return error if len(error) <= 512 else dumps(str(data.get("error", ""))[:250] + "…")

@@ -1,0 +1,132 @@
+"""Runs that this process executes without a worker: renewed, told of cancels, ended with the process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from processor.core.errors import ServerError
+from processor.core.keys import PartitionKeys
+from processor.store.connection import speaking_of
+
+if TYPE_CHECKING:
+    from processor.client.session import Session
+
+__all__ = ["Owned", "Owners"]
+
+log = structlog.get_logger("tailrace.owners")
+RENEWALS_A_TERM: Final = 3
+RETRY_SECONDS: Final = 1.0
+
+
+@dataclass(slots=True, eq=False)
+class Owned:
+    """One owned run. on_cancel: a cancel is asked for; on_ended: somebody ended it or took it over (`closed …`, `stale`)."""
+
+    run: str
+    owner: str
+    on_cancel: Callable[[], None]
+    on_ended: Callable[[str], None]
+    task: asyncio.Task[object] | None = None  # what executes it, if the process may stop it
+
+
+class _Control:
+    """Hears cancels of one partition."""
+
+    def __init__(self, owners: Owners, partition: PartitionKeys) -> None:
+        self._owners, self._partition = owners, partition
+
+    def message(self, body: bytes, /) -> None:
+        verb, _, run = body.decode().partition(" ")
+        if verb == "cancel":
+            self._owners.cancelled(run)
+
+    def resubscribed(self) -> None:
+        self._owners.renew_soon()
+
+
+class Owners:
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._owned: dict[str, Owned] = {}
+        self._controls: dict[str, _Control] = {}
+        self._renewing: asyncio.Task[None] | None = None
+        self._soon = asyncio.Event()
+
+    async def add(self, owned: Owned) -> None:
+        """From now on it is renewed. Returns when cancels of its partition are heard."""
+        session = self._session
+        self._owned[owned.run] = owned
+        if self._renewing is None:
+            self._renewing = asyncio.get_running_loop().create_task(self._renew(), name="tailrace-renew")
+        session.keep_passes()
+        partition = session.keys.of(owned.run)
+        if partition.ctl not in self._controls:
+            control = self._controls[partition.ctl] = _Control(self, partition)
+            await session.server.channels.subscribe(partition.ctl, control)
+
+    def remove(self, owned: Owned) -> None:
+        if self._owned.get(owned.run) is owned:
+            del self._owned[owned.run]
+
+    def cancelled(self, run: str) -> None:
+        owned = self._owned.get(run)
+        if owned is not None:
+            owned.on_cancel()
+
+    def renew_soon(self) -> None:
+        """A cancel may have been missed; a renewal's answer tells."""
+        self._soon.set()
+
+    async def _renew(self) -> None:
+        """Every third of a term; a renewal that failed is tried again at once and then every second."""
+        wait = self._session.settings.owner_seconds / RENEWALS_A_TERM
+        pause = wait
+        while True:
+            try:
+                async with asyncio.timeout(pause):
+                    await self._soon.wait()
+            except TimeoutError:
+                pass  # it is time
+            self._soon.clear()
+            try:
+                with speaking_of(self._session.server.address.url):
+                    await self._renew_all()
+            except ServerError as error:
+                log.warning("renewal_failed", error=error.message)
+                pause = 0.0 if pause == wait else RETRY_SECONDS
+            else:
+                pause = wait
+
+    async def _renew_all(self) -> None:
+        by_partition: dict[int, list[Owned]] = {}
+        keys = self._session.keys
+        for owned in self._owned.values():
+            by_partition.setdefault(keys.number(owned.run), []).append(owned)
+        for number, some in by_partition.items():
+            answers = await self._session.scripts.renew(keys.partitions[number], [(o.run, o.owner) for o in some])
+            for owned, answer in zip(some, answers, strict=True):
+                if answer == "cancelling":
+                    owned.on_cancel()
+                elif answer.startswith("closed") or answer == "stale":
+                    owned.on_ended(answer)
+
+    async def close(self, drain_seconds: float) -> None:
+        """Lets executions end by themselves for so long, then stops them."""
+        tasks = [owned.task for owned in self._owned.values() if owned.task is not None and not owned.task.done()]
+        if tasks and drain_seconds > 0:
+            await asyncio.wait(tasks, timeout=drain_seconds)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=2.0)
+        if self._renewing is not None:
+            self._renewing.cancel()
+            await asyncio.gather(self._renewing, return_exceptions=True)
+        for ctl, control in self._controls.items():
+            self._session.server.channels.unsubscribe(ctl, control)
+        self._controls.clear()

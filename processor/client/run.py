@@ -1,0 +1,417 @@
+"""Run: the one handle. It writes, reads, cancels; entered with `async with` it creates the run and owns it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic
+
+from typing_extensions import TypeVar
+
+from processor.client.link import link_to
+from processor.core.assemble import Assembler
+from processor.core.cursor import FeedId, parse_cursor
+from processor.core.errors import BadEvent, IllegalEvent, RunCancelled, RunClosed, RunError, RunFailed, RunNotFound
+from processor.core.events import GAP, Draft, Event, draft
+from processor.core.json import dumps, loads
+from processor.core.names import check_labels, check_run, check_type
+from processor.core.start import start_hash
+from processor.store.connection import execute, speaking_of
+from processor.store.follow import follow
+from processor.store.runs import RunState, read_feed, read_state
+from processor.store.writer import Sent, Writer
+
+if TYPE_CHECKING:
+    from processor.client.execution import Execution
+    from processor.client.session import Session
+    from processor.client.sync import SyncRun
+    from processor.client.tailrace import Tailrace
+
+__all__ = ["Message", "Run", "Tool"]
+
+R = TypeVar("R", default=Any)
+M = TypeVar("M")
+_TEXT_CHARS = (
+    8000  # of one delta: at most six bytes a character in JSON, below the smallest event limit that makes sense
+)
+_LIFECYCLE = re.compile(r"run\.(queued|started|waiting|resumed|retrying|finished|failed|cancel_requested|cancelled)")
+
+
+def _new_id() -> str:
+    """Unique in a run, whoever writes it and in which attempt."""
+    return secrets.token_hex(4)
+
+
+class Message:
+    """An open message, or reasoning: text goes into it."""
+
+    def __init__(self, run: Run[Any], kind: str, id: str) -> None:
+        self._run, self._kind = run, kind
+        self.id = id
+        self._parts: list[str] = []
+
+    def write(self, text: str) -> Sent:
+        """More of its text."""
+        self._parts.append(text)
+        return self._run._send_text(f"{self._kind}.delta", text, {self._kind: self.id})
+
+    @property
+    def text(self) -> str:
+        """What was written through this handle so far."""
+        return "".join(self._parts)
+
+
+class Tool:
+    """A tool call under way."""
+
+    def __init__(self, run: Run[Any], id: str) -> None:
+        self._run = run
+        self.id = id
+        self.answered = False
+
+    def args(self, text: str) -> Sent:
+        """A piece of its arguments, as a model streams them."""
+        return self._run._send_text("tool.args", text, {"tool": self.id})
+
+    def result(self, value: object) -> Sent:
+        """What it gave."""
+        self.answered = True
+        return self._run._send("tool.result", {"tool": self.id, "value": value})
+
+
+class Run(Generic[R]):
+    """A handle of one run; making it does no I/O.
+
+    In a task it writes live under the execution, elsewhere from outside. `attempt` is that of the execution it writes for.
+    """
+
+    def __init__(self, tail: Tailrace, id: str, *, labels: Mapping[str, str] | None = None) -> None:
+        self.id = check_run(id)
+        self.attempt = 0
+        self._tail = tail
+        self._labels = dict(check_labels(labels or {}))
+        self._live: Writer | None = None
+        self._execution: Execution | None = None  # of `async with`
+        self._open_message: str | None = None
+        self._asked: dict[str, int] = {}
+
+    def __repr__(self) -> str:
+        return f"<Run {self.id}>"
+
+    @property
+    def sync(self) -> SyncRun[R]:
+        """The same, blocking."""
+        from processor.client.sync import SyncRun
+
+        return SyncRun(self, self._tail.portal)
+
+    # Writing: calling sends, awaiting waits.
+
+    def write(self, text: str) -> Sent:
+        """Text of the open message, opening one if none is; what is longer than an event may be becomes several."""
+        if self._open_message is None:
+            self._begin_message("message", "assistant")
+        return self._send_text("message.delta", text, {})
+
+    def log(self, message: str, *, level: str = "info", **fields: object) -> Sent:
+        """A log line of the run; a message of several lines stays together."""
+        data: dict[str, object] = {"level": level, "lines": message.split("\n")}
+        if fields:
+            data["fields"] = fields
+        return self._send("log", data)
+
+    def emit(
+        self, type: str, data: object = None, *, labels: Mapping[str, str] | None = None, traceparent: str | None = None
+    ) -> Sent:
+        """Any event; data: JSON, dataclass or pydantic model. The run's lifecycle has methods of its own."""
+        check_type(type)
+        if labels:
+            check_labels(labels)
+        if _LIFECYCLE.fullmatch(type):
+            return self._emit_lifecycle(type, data, labels, traceparent)
+        return self._put(draft(type, dumps(data), attempt=self.attempt, labels=labels, traceparent=traceparent))
+
+    def set(self, **state: object) -> Sent:
+        """Merge keys into the run's state, e.g. progress."""
+        patch = [
+            {"op": "add", "path": "/" + key.replace("~", "~0").replace("/", "~1"), "value": value}
+            for key, value in state.items()
+        ]
+        return self._send("state.patch", patch)
+
+    @asynccontextmanager
+    async def message(self, role: str = "assistant") -> AsyncIterator[Message]:
+        """A message with an ID of its own."""
+        async with self._text_part("message", role) as message:
+            yield message
+
+    @asynccontextmanager
+    async def reasoning(self) -> AsyncIterator[Message]:
+        """Reasoning, as models tell it before they answer."""
+        async with self._text_part("reasoning", None) as reasoning:
+            yield reasoning
+
+    @asynccontextmanager
+    async def step(self, name: str) -> AsyncIterator[None]:
+        """A named, timed part. An exception ends it with its error."""
+        step = _new_id()
+        self._send("step.started", {"step": step, "name": name})
+        try:
+            yield
+        except BaseException as error:
+            self._send("step.finished", {"step": step, "error": _words(error)})
+            raise
+        self._send("step.finished", {"step": step})
+
+    @asynccontextmanager
+    async def tool(self, name: str, args: object) -> AsyncIterator[Tool]:
+        """A tool call; call result(value) in it. An exception is its error."""
+        call = Tool(self, _new_id())
+        started: dict[str, object] = {"tool": call.id, "name": name}
+        if self._open_message is not None:
+            started["message"] = self._open_message
+        self._send("tool.started", started)
+        self._send("tool.ready", {"tool": call.id, "args": args})
+        try:
+            yield call
+        except BaseException as error:
+            self._send("tool.error", {"tool": call.id, "error": _words(error)})
+            raise
+        if not call.answered:
+            call.result(None)
+
+    async def ask(self, question: str, answer: type[M], *, timeout_seconds: float | None = None) -> M:
+        """Wait for a person; Run.answer, HTTP or the console replies. Raises TimeoutError.
+
+        A next attempt that asks the same question again gets the answer that was given. An answer of another type is asked
+        for again.
+        """
+        from processor.client.asking import ask
+
+        return await ask(self, question, answer, timeout_seconds)
+
+    # Reading.
+
+    async def follow(self, *, after: str | None = None, live: bool = True) -> AsyncIterator[Event[Any]]:
+        """Every event once, in order, from the start or a cursor to the end; reconnects by itself.
+
+        What is missing comes as an Event of type tailrace.gap. live=False: what is there now. Raises RunNotFound, BadCursor.
+        """
+        session = await self._session()
+        async for event in follow(session, self.id, parse_cursor(after), live=live):
+            yield event
+
+    async def state(self) -> RunState:
+        """Status, attempt, task, times, error, waiting_for (why nothing happens, in words). Raises RunNotFound."""
+        session = await self._session()
+        with speaking_of(session.server.address.url):
+            state = await read_state(session, self.id)
+        if state is None:
+            raise RunNotFound(f"there is no run {self.id}.", remedy="It never began, or it expired.", run=self.id)
+        return state
+
+    async def text(self) -> str:
+        """Assembled text of the current attempt, with everything written through this handle."""
+        await self._flush()
+        assembler = Assembler()
+        async for event in self.follow(live=False):
+            if event.type == GAP and event.data["reason"] in ("rewritten", "corrupt"):
+                assembler.restart()
+            else:
+                assembler.add(event)
+        return assembler.text
+
+    async def result(self, timeout_seconds: float | None = None) -> R:
+        """Wait for the end; RunFailed or RunCancelled otherwise. Raises TimeoutError."""
+        async with asyncio.timeout(timeout_seconds):
+            last = await self._last_event()
+        data = last.data if isinstance(last.data, dict) else {}
+        if last.type == "run.finished":
+            result: R = data.get("result")  # type: ignore[assignment]  # the task's own type
+            return result
+        if last.type == "run.cancelled":
+            raise RunCancelled(f"run {self.id} was cancelled: {data.get('reason') or 'no reason given'}.", run=self.id)
+        reason, error = str(data.get("reason", "error")), str(data.get("error", ""))
+        raise RunFailed(f"run {self.id} failed ({reason}): {error}", run=self.id, reason=reason, error=error)
+
+    async def _last_event(self) -> Event[Any]:
+        state = await self.state()
+        session = await self._session()
+        tail = FeedId.parse(state.tail) if state.tail else FeedId(0, 0)
+        if state.terminal:
+            with speaking_of(session.server.address.url):
+                found = await read_feed(session, self.id, tail.seq, count=1)
+            if not found:
+                raise RunClosed(
+                    f"run {self.id} ended as {state.status}; its events have expired.", run=self.id, status=state.status
+                )
+            return Event(self.id, *found[0])
+        last: Event[Any] | None = None
+        async for event in follow(session, self.id, tail, live=True):
+            last = event
+        if last is None or last.ends is None:
+            raise RunError(f"run {self.id}: its feed ended without an end.", run=self.id)
+        return last
+
+    # Steering.
+
+    async def cancel(self, reason: str = "") -> bool:
+        """Ask it to stop; False if it had ended. Leaving a feed never cancels. Raises RunNotFound."""
+        session = await self._session()
+        with speaking_of(session.server.address.url):
+            word, _ = await session.scripts.cancel(session.keys.of(self.id), self.id, dumps(reason))
+        if word == "unknown":
+            raise RunNotFound(f"there is no run {self.id}.", remedy="It never began, or it expired.", run=self.id)
+        return word == "asked"
+
+    async def answer(self, value: object, *, ask: str | None = None) -> None:
+        """Reply to the open ask(), or to the one named (state().ask). Raises IllegalEvent if that one is not open."""
+        if ask is None:
+            ask = (await self.state()).ask
+            if ask is None:
+                raise IllegalEvent(f"run {self.id} waits for no answer.", run=self.id, type="run.resumed")
+        encoded = dumps(value)
+        data = b'{"ask":%b,"value":%b}' % (dumps(ask), encoded)
+        await self._tail._current().producer.writer(self.id).put(draft("run.resumed", data, ask=ask, value=encoded))
+
+    def link(self, *, seconds: int = 3600) -> str:
+        """URL to read this run at the gateway, signed, read-only, valid for any number of reconnects until it expires."""
+        return link_to(self._tail.settings, self.id, seconds)
+
+    # Owning.
+
+    async def __aenter__(self) -> Run[R]:
+        from processor.client.execution import Execution
+
+        if self._execution is not None:
+            raise RuntimeError(f"run {self.id} is entered already")
+        self._execution = Execution(await self._session(), self, labels=self._labels)
+        await self._execution.enter()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        execution, self._execution = self._execution, None
+        assert execution is not None
+        await execution.leave(error)
+
+    # What the rest of the package uses.
+
+    def _write_for(self, writer: Writer | None, attempt: int) -> None:
+        """From now on this handle writes live for that attempt, or, without a writer, from outside."""
+        self._live, self.attempt = writer, attempt
+        self._open_message = None
+        self._asked = {}
+
+    async def _session(self) -> Session:
+        return await self._tail.session()
+
+    def _writer(self) -> Writer:
+        return self._live or self._tail._current().producer.writer(self.id)
+
+    def _put(self, event: Draft) -> Sent:
+        limit = self._tail.settings.max_event_kib << 10
+        if len(event.payload) > limit:
+            raise BadEvent(
+                f"an event {event.type} of run {self.id} has {len(event.payload):,} bytes; at most {limit:,} are allowed.",
+                remedy="Store it elsewhere and emit where it is, or raise TAILRACE_MAX_EVENT_KIB here and at the gateway.",
+                field="data",
+            )
+        return self._writer().put(event)
+
+    def _send(self, type: str, data: object) -> Sent:
+        return self._put(draft(type, dumps(data), attempt=self.attempt))
+
+    def _send_text(self, type: str, text: str, extra: dict[str, str]) -> Sent:
+        sent = self._put(Draft(type, self._text_payload(type, text[:_TEXT_CHARS], extra)))
+        for at in range(_TEXT_CHARS, len(text), _TEXT_CHARS):
+            sent = self._put(Draft(type, self._text_payload(type, text[at : at + _TEXT_CHARS], extra)))
+        return sent
+
+    def _text_payload(self, type: str, text: str, extra: dict[str, str]) -> bytes:
+        data = dumps({"text": text, **extra})
+        if self.attempt:
+            return b'"type":"%b","attempt":%d,"data":%b}' % (type.encode(), self.attempt, data)
+        return b'"type":"%b","data":%b}' % (type.encode(), data)
+
+    def _emit_lifecycle(
+        self, type: str, data: object, labels: Mapping[str, str] | None, traceparent: str | None
+    ) -> Sent:
+        """From outside: a plain producer's own lifecycle. What a task's run does is its execution's to say."""
+        if self._live is not None:
+            raise IllegalEvent(
+                f"run {self.id} is executed here: return, raise or cancel instead of emitting {type}.",
+                run=self.id,
+                type=type,
+            )
+        encoded = dumps(data)
+        members = loads(encoded) if data is not None else {}
+        members = members if isinstance(members, dict) else {}
+        task = str(members.get("task") or "")
+        return self._put(
+            draft(
+                type,
+                encoded,
+                labels=labels,
+                traceparent=traceparent,
+                task=task,
+                start=start_hash(task, members.get("input") or {}) if type in ("run.queued", "run.started") else "",
+                ask=str(members.get("ask") or ""),
+                value=dumps(members.get("value")),
+                error=dumps(members.get("error") or ""),
+            )
+        )
+
+    def _begin_message(self, kind: str, role: str | None) -> str:
+        id = _new_id()
+        data = {kind: id}
+        if role is not None:
+            data["role"] = role
+        self._send(f"{kind}.started", data)
+        if kind == "message":
+            self._open_message = id
+        return id
+
+    @asynccontextmanager
+    async def _text_part(self, kind: str, role: str | None) -> AsyncIterator[Message]:
+        if kind == "message":
+            self._end_message()
+        message = Message(self, kind, self._begin_message(kind, role))
+        try:
+            yield message
+        finally:
+            if kind == "message" and self._open_message == message.id:
+                self._open_message = None
+            self._send(f"{kind}.finished", {kind: message.id})
+
+    def _end_message(self) -> None:
+        """Closes the message that write() opened."""
+        if self._open_message is not None:
+            id, self._open_message = self._open_message, None
+            self._send("message.finished", {"message": id})
+
+    async def _flush(self) -> None:
+        await self._writer().flush()
+
+    async def _stored_answer(self, ask: str) -> bytes | None:
+        session = await self._session()
+        with speaking_of(session.server.address.url):
+            stored: bytes | None = await execute(
+                session.redis, "HGET", session.keys.of(self.id).run(self.id), f"a:{ask}"
+            )
+        return stored
+
+    def _ask_id(self, question: str) -> str:
+        """The same for the same question asked the same time, in every attempt."""
+        ordinal = self._asked[question] = self._asked.get(question, 0) + 1
+        return hashlib.sha256(f"{ordinal} {question}".encode()).hexdigest()[:16]
+
+
+def _words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,0 +1,160 @@
+"""What a Tailrace holds in one event loop: a namespace on a server, its producer, its readers, its owned runs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from typing import Final
+
+import structlog
+from redis.asyncio import Redis
+
+from processor.client.owners import Owners
+from processor.core.chain import Budget
+from processor.core.errors import ServerError, ServerUnreachable
+from processor.core.keys import Keyspace, PartitionKeys
+from processor.core.settings import Settings
+from processor.store.append import Appender
+from processor.store.connection import speaking_of
+from processor.store.producer import Producer
+from processor.store.scripts import Limits, Scripts
+from processor.store.server import Server
+from processor.store.topics import Topics
+from processor.store.topology import create_topology, settle_layout
+
+__all__ = ["Session"]
+
+log = structlog.get_logger("tailrace")
+REOPEN_SECONDS: Final = 0.5
+PASS_SECONDS: Final = 5.0
+
+
+class Session:
+    """Opens itself: events that are written before it is open wait for it."""
+
+    def __init__(self, url: str, settings: Settings) -> None:
+        self.settings = settings
+        self.pid = os.getpid()
+        self.limits = Limits.of(settings)
+        self.server = Server.acquire(url)
+        buffer_bytes = settings.buffer_mib << 20
+        self.appender = Appender(self.server.address, self.limits, budget=Budget(buffer_bytes))
+        self.appender.settle_topology = self._settle_topology
+        self.producer = Producer(self.appender, buffer_bytes)
+        self._keys: Keyspace | None = None
+        self._scripts: Scripts | None = None
+        self.topics = Topics(self)
+        self.owners = Owners(self)
+        self._opened = asyncio.get_running_loop().create_future()
+        self._opening: asyncio.Task[None] | None = None
+        self._passes: asyncio.Task[None] | None = None
+
+    @property
+    def keys(self) -> Keyspace:
+        assert self._keys is not None, "the session is not open yet"
+        return self._keys
+
+    @property
+    def scripts(self) -> Scripts:
+        assert self._scripts is not None, "the session is not open yet"
+        return self._scripts
+
+    @property
+    def redis(self) -> Redis:
+        return self.server.commands
+
+    def start(self) -> None:
+        """Begins to open it, once."""
+        if self._opening is None:
+            self._opening = asyncio.get_running_loop().create_task(self._open(), name="tailrace-open")
+
+    async def ready(self) -> Session:
+        """Waits until it is open. Raises ServerError if the present try to open it fails."""
+        self.start()
+        await asyncio.shield(self._opened)
+        return self
+
+    async def _open(self) -> None:
+        while True:
+            try:
+                await self._try_open()
+            except ServerError as error:
+                # What waits stays in the buffer; who waits is told now.
+                self.appender.trouble = error
+                failed, self._opened = self._opened, asyncio.get_running_loop().create_future()
+                failed.set_exception(error)
+                failed.exception()  # told to whoever waits; nobody has to
+                for tell in self.appender.on_trouble:
+                    tell(error)
+                await asyncio.sleep(REOPEN_SECONDS * (0.5 + random.random()))
+            else:
+                self._opened.set_result(None)
+                return
+
+    async def _try_open(self) -> None:
+        await self.server.check(self.settings)
+        with speaking_of(self.server.address.url):
+            self._keys = await create_topology(self.redis, self.settings.namespace, self.settings.partitions)
+        self._scripts = Scripts(self.redis, self.limits, shebang=self.server.shebang)
+        await self.appender.open(self._keys, self._scripts.named("append"))
+
+    async def _settle_topology(self, partition: int, answered: str) -> Keyspace:
+        with speaking_of(self.server.address.url):
+            self._keys = await settle_layout(self.redis, self.keys, partition, answered)
+        return self._keys
+
+    # Passes: every gateway, worker and process with an owned run looks over each partition, and the scripts decide.
+
+    def keep_passes(self) -> None:
+        """Begins to make passes, once."""
+        if self._passes is None:
+            self._passes = asyncio.get_running_loop().create_task(self._make_passes(), name="tailrace-passes")
+
+    async def _make_passes(self) -> None:
+        await self.ready_at_last()
+        period = min(PASS_SECONDS, self.settings.owner_seconds / 6)
+        while True:
+            for partition in self.keys.partitions:
+                try:
+                    with speaking_of(self.server.address.url):
+                        await self.expire(partition)
+                except ServerUnreachable:
+                    break  # the next pass finds the silence
+                except ServerError as error:
+                    log.warning("pass_failed", partition=partition.prefix, error=error.message)
+            await asyncio.sleep(period * (0.8 + 0.4 * random.random()))
+
+    async def ready_at_last(self) -> Session:
+        """Waits until it is open, through all failures."""
+        while True:
+            try:
+                return await self.ready()
+            except ServerError:
+                await asyncio.sleep(REOPEN_SECONDS)
+
+    async def expire(self, partition: PartitionKeys) -> int:
+        """One pass over a partition, and what was due in it. Returns how many runs changed."""
+        _, due = await self.scripts.expire(partition)
+        if not due:
+            return 0
+        done, _ = await self.scripts.expire(partition, due)
+        return done
+
+    async def flush(self, seconds: float) -> None:
+        """Waits until everything written has been taken, so long at most."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        while self.appender.busy and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - at a process's end
+            await asyncio.sleep(0.002)
+
+    async def close(self, *, drain_seconds: float = 0.0) -> None:
+        """Owned runs may end within drain_seconds, then they fail as shutdown; what is written goes out."""
+        await self.owners.close(drain_seconds)
+        await self.flush(1.0)
+        tasks = [task for task in (self._opening, self._passes) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.topics.close()
+        await self.appender.close()
+        await self.server.release()

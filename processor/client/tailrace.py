@@ -1,0 +1,220 @@
+"""Tailrace: client and registry in one object, which web and worker import under the same name."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, overload
+
+from typing_extensions import TypeVar
+
+from processor.client.run import Run
+from processor.client.session import Session
+from processor.client.task import Options, Task, start_queued
+from processor.client.thread import Thread
+from processor.core.backoff import Retry
+from processor.core.errors import NotConfigured
+from processor.core.json import dumps
+from processor.core.lifecycle import Status
+from processor.core.names import check_labels, check_namespace
+from processor.core.settings import Settings
+from processor.core.ulid import ulid
+from processor.store.connection import speaking_of
+from processor.store.runs import RunState, list_runs
+
+if TYPE_CHECKING:
+    from processor.client.sync import Portal, SyncTailrace
+
+__all__ = ["Tailrace"]
+
+P = ParamSpec("P")
+R = TypeVar("R", default=Any)
+
+
+class Tailrace:
+    """Makes no I/O until something is awaited or written; then it opens itself, in each event loop anew."""
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        namespace: str | None = None,
+        imports: Sequence[str] = (),
+        settings: Settings | None = None,
+    ) -> None:
+        """url: argument, TAILRACE_REDIS_URL, REDIS_URL, server of `tailrace up`, else NotConfigured on first use.
+
+        imports: modules a worker loads. settings: instead of the environment.
+        """
+        self._url = url
+        self._namespace = check_namespace(namespace) if namespace is not None else None
+        self._given = settings
+        self._settings: Settings | None = None
+        self._sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Session] = weakref.WeakKeyDictionary()
+        self._entered = 0
+        self._portal: Portal | None = None
+        self.imports = tuple(imports)
+        self.tasks: dict[str, Task[..., Any]] = {}
+
+    @property
+    def settings(self) -> Settings:
+        """Read from the environment when first needed. Raises SettingsError."""
+        if self._settings is None:
+            settings = self._given
+            if settings is None:
+                reads = self._url is None
+                settings = (
+                    Settings.from_env(os.environ, folder=Path.cwd()) if reads else Settings.from_env({}, folder=None)
+                )
+            if self._url is not None:
+                settings = settings.changed("argument", redis_url=self._url)
+            if self._namespace is not None:
+                settings = settings.changed("argument", namespace=self._namespace)
+            self._settings = settings
+        return self._settings
+
+    @property
+    def sync(self) -> SyncTailrace:
+        """The same, blocking, on one background thread: for Django, Flask, scripts."""
+        from processor.client.sync import SyncTailrace
+
+        return SyncTailrace(self, self.portal)
+
+    @property
+    def portal(self) -> Portal:
+        """The background thread of `.sync`; a forked child gets its own."""
+        from processor.client.sync import Portal
+
+        if self._portal is None or not self._portal.alive:
+            self._portal = Portal.background()
+        return self._portal
+
+    def in_namespace(self, namespace: str) -> Tailrace:
+        """The same server, another namespace; tasks are not taken along."""
+        return Tailrace(settings=self.settings.changed("argument", namespace=check_namespace(namespace)))
+
+    # Tasks.
+
+    @overload
+    def task(self, fn: Callable[Concatenate[Run[Any], P], Awaitable[R]]) -> Task[P, R]: ...
+
+    @overload
+    def task(
+        self, *, name: str | None = None, retry: Retry | int = 3, timeout_seconds: float = 600
+    ) -> Callable[[Callable[Concatenate[Run[Any], P], Awaitable[R]]], Task[P, R]]: ...
+
+    def task(
+        self,
+        fn: Callable[..., Awaitable[Any]] | None = None,
+        *,
+        name: str | None = None,
+        retry: Retry | int = 3,
+        timeout_seconds: float = 600,
+    ) -> Any:
+        """A function whose call is a run: started when called, its return value finishes it, its last failure fails it.
+
+        name: the function's by default. retry: how often it is tried, or how. timeout_seconds: of one try.
+        """
+
+        def register(function: Callable[..., Awaitable[Any]]) -> Task[..., Any]:
+            policy = Retry(attempts=retry) if isinstance(retry, int) else retry
+            named = name or str(getattr(function, "__name__", "task"))
+            task: Task[..., Any] = Task(self, function, name=named, retry=policy, timeout_seconds=timeout_seconds)
+            known = self.tasks.get(task.name)
+            if (
+                known is not None
+                and known.function is not function
+                and known.function.__module__ != function.__module__
+            ):
+                raise ValueError(
+                    f"task {task.name} is defined twice: in {known.function.__module__} and {function.__module__}; "
+                    'give one of them a name: @tail.task(name="…")'
+                )
+            self.tasks[task.name] = task
+            return task
+
+        return register if fn is None else register(fn)
+
+    async def start(self, task: str, /, **input: object) -> Run[Any]:
+        """As Task.start, for a process that does not import the task's code."""
+        return await start_queued(self, task, dumps(input), Options())
+
+    # Handles.
+
+    def run(self, id: str | None = None, *, labels: Mapping[str, str] | None = None) -> Run[Any]:
+        """A handle, no I/O. Entered with `async with` it creates the run and owns it: success, failure or cancellation at the end."""
+        return Run(self, id if id is not None else ulid(), labels=labels)
+
+    def thread(self, id: str) -> Thread:
+        """A conversation: runs one after the other, at most one active."""
+        return Thread(self, id)
+
+    async def runs(
+        self, *, status: Status | None = None, task: str | None = None, labels: Mapping[str, str] | None = None
+    ) -> AsyncIterator[RunState]:
+        """Newest change first."""
+        session = await self.session()
+        after: str | None = None
+        labels = check_labels(labels or {})
+        while True:
+            with speaking_of(session.server.address.url):
+                page, after = await list_runs(session, status=status, task=task, labels=labels, after=after)
+            for state in page:
+                yield state
+            if after is None:
+                return
+
+    # Life.
+
+    def lifespan(self, app: object) -> AbstractAsyncContextManager[None]:
+        """For FastAPI(lifespan=...) or Starlette; in your own lifespan write `async with tail:`.
+
+        Checks the server early, drains at the end; entered twice is fine.
+        """
+
+        @asynccontextmanager
+        async def living() -> AsyncIterator[None]:
+            async with self:
+                yield
+
+        return living()
+
+    async def __aenter__(self) -> Tailrace:
+        """Opens it now. Raises ServerError, SettingsError, NotConfigured."""
+        await self.session()
+        self._entered += 1
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._entered -= 1
+        if self._entered == 0:
+            await self.close(drain_seconds=self.settings.drain_seconds if error is None else 0.0)
+
+    async def close(self, *, drain_seconds: float = 0.0) -> None:
+        """Ends what was opened in this loop; runs of start_here may end within drain_seconds, then they fail as shutdown."""
+        session = self._sessions.pop(asyncio.get_running_loop(), None)
+        if session is not None and session.pid == os.getpid():
+            await session.close(drain_seconds=drain_seconds)
+
+    async def session(self) -> Session:
+        """What it holds in the running loop, open. Raises ServerError, NotConfigured."""
+        return await self._current().ready()
+
+    def _current(self) -> Session:
+        """The running loop's session, which may still be opening: events wait in it."""
+        loop = asyncio.get_running_loop()
+        session = self._sessions.get(loop)
+        if session is None or session.pid != os.getpid():
+            url = self.settings.redis_url
+            if url is None:
+                raise NotConfigured(remedy="Set TAILRACE_REDIS_URL=redis://localhost:6379, or run `tailrace up` here.")
+            session = self._sessions[loop] = Session(url, self.settings)
+            session.start()
+        return session

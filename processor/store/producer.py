@@ -1,0 +1,130 @@
+"""Producing from outside and live: which writer serves which run, and bodies that came over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Sequence
+from typing import Final
+
+from processor.core.chain import Chain, Outcome
+from processor.core.errors import ServerError, ServerUnreachable
+from processor.core.events import Draft
+from processor.store.append import Appender
+from processor.store.writer import Buffer, Posted, Sent, Writer
+
+__all__ = ["Producer"]
+
+SILENT_SECONDS: Final = 300.0  # the server forgets a producer after ten minutes at the earliest
+LOOK_SECONDS: Final = 0.1  # whether the server is in trouble, while a body waits
+BODY_SECONDS: Final = 5.0  # after which HTTP answers that the outcome is unknown
+
+
+class Producer:
+    """One process's writers. Its ID is random, and so is each of its successors' after a long silence."""
+
+    def __init__(self, appender: Appender, buffer_bytes: int) -> None:
+        self.id = secrets.token_hex(8)
+        self.appender = appender
+        self.buffer = Buffer(buffer_bytes)
+        self._loop = asyncio.get_running_loop()
+        self._writers: dict[str, Writer] = {}
+        self._live: dict[tuple[str, str], Writer] = {}
+        self._renamed = 0
+        appender.on_trouble.append(self._tell)
+
+    def writer(self, run: str) -> Writer:
+        """Of events from outside into this run."""
+        known = self._writers.get(run)
+        now = self._loop.time()
+        if (
+            known is not None
+            and known.chain.ended is None
+            and (now - known.used_at < SILENT_SECONDS or not known.chain.idle)
+        ):
+            return known
+        name = self.id
+        if known is not None:
+            self._renamed += 1
+            name = f"{self.id}.{self._renamed}"
+        if len(self._writers) >= 1024:
+            self._forget(now)
+        writer = self._writers[run] = self._make(Chain(run, f"p:{name}", self.appender.budget))
+        return writer
+
+    def live(self, run: str, exec: str, started: Writer) -> Writer:
+        """Of events under an execution; started: the writer of its run.started."""
+        chain = Chain(run, f"x:{exec}", self.appender.budget, after=started.chain)
+        writer = self._live[run, exec] = self._make(chain)
+        return writer
+
+    def end_live(self, writer: Writer) -> None:
+        """The execution is over: its writer is not needed once everything is sent and kept long enough."""
+        self._live.pop((writer.chain.run, writer.chain.writer[2:]), None)
+
+    def _make(self, chain: Chain) -> Writer:
+        return Writer(self.appender, chain, self.buffer, self._loop.time)
+
+    def _forget(self, now: float) -> None:
+        for run, writer in list(self._writers.items()):
+            if writer.chain.idle and now - writer.used_at >= SILENT_SECONDS:
+                del self._writers[run]
+
+    def _tell(self, trouble: ServerError) -> None:
+        for writer in (*self._writers.values(), *self._live.values()):
+            if writer.waiting:
+                writer.tell(trouble)
+
+    async def append_body(
+        self,
+        run: str,
+        drafts: Sequence[Draft],
+        *,
+        producer: str | None = None,
+        number: int | None = None,
+        prev: int | None = None,
+    ) -> list[Outcome]:
+        """One HTTP body: what became of each event, in order; none behind a refused one is applied.
+
+        producer, number, prev: the client's own chain; without them this process is the producer. Raises ServerError;
+        after ServerUnreachable the outcome is unknown.
+        """
+        if producer is not None and number is not None:
+            posted = Posted(run, producer, number - 1 if prev is None else prev, number, drafts)
+            self.appender.mark(posted)
+            return await self._bounded(posted.outcomes)
+        body = object()
+        writer = self.writer(run)
+        sent = [Sent(writer, draft, body) for draft in drafts]
+        try:
+            return await self._bounded(self._all(writer, sent))
+        except ServerError:
+            writer.chain.withdraw(body)
+            raise
+
+    async def _all(self, writer: Writer, sent: Sequence[Sent]) -> list[Outcome]:
+        await self.buffer.room()
+        for one in sent:
+            writer.admit_now(one)
+        await sent[-1].settled()
+        for one in sent:
+            await one.settled()
+        return [one.outcome for one in sent if one.outcome is not None]
+
+    async def _bounded(self, outcomes: Awaitable[list[Outcome]]) -> list[Outcome]:
+        """Waits five seconds at most, and not at all for a server that refuses writes."""
+        waiting = asyncio.ensure_future(outcomes)
+        deadline = self._loop.time() + BODY_SECONDS
+        try:
+            while not waiting.done():
+                await asyncio.wait([waiting], timeout=LOOK_SECONDS)
+                trouble = self.appender.trouble
+                if waiting.done():
+                    break
+                if trouble is not None and not isinstance(trouble, ServerUnreachable):
+                    raise trouble
+                if self._loop.time() >= deadline:
+                    raise trouble or ServerUnreachable("the server did not answer within 5 s; the outcome is unknown.")
+            return waiting.result()
+        finally:
+            waiting.cancel()
