@@ -229,7 +229,7 @@ def commands(address: Address) -> Redis:
         retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.5), 3),
         retry_on_error=[RedisConnectionError, RedisTimeoutError],
     )
-    return Redis(connection_pool=pool)
+    return Redis.from_pool(pool)  # so that closing the client closes the pool
 
 
 async def execute(redis: Redis, *command: bytes | str | int) -> Any:
