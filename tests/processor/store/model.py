@@ -9,135 +9,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from processor.core.cursor import FeedId
 from processor.core.events import Draft, is_increment
 from processor.core.partition import root_of
 from processor.store.scripts import Batch, Limits
+from tests.processor.store.state import (
+    ENDS,
+    TERMINAL,
+    Extras,
+    Group,
+    Made,
+    ModelRun,
+    Outcome,
+    Position,
+    extras_of,
+    next_status,
+)
 
-__all__ = ["Group", "Made", "Model", "ModelRun", "Outcome", "Position"]
-
-ENDS = {"run.finished": "succeeded", "run.failed": "failed", "run.cancelled": "cancelled"}
-TERMINAL = set(ENDS.values())
-
-
-class Outcome(NamedTuple):
-    """Of one event. id: feed ID, None where it is not known; detail: what stands behind other words."""
-
-    word: str
-    id: FeedId | None = None
-    detail: str = ""
-    attempt: int = 0  # of a run.started with a nonce
-
-
-class Made(NamedTuple):
-    """The payload of an event that a script makes itself."""
-
-    type: str
-    reason: str
-    attempt: int = 0
-
-
-class Position(NamedTuple):
-    """Of one writer: the last number accepted, the IDs of what its last call appended, when that was."""
-
-    number: int = 0
-    ids: dict[int, FeedId] = {}  # noqa: RUF012  never changed
-    time: int = 0
-
-
-@dataclass
-class Group:
-    delivered: int  # index of the last entry given out
-    when_behind: str
-    types: tuple[str, ...]
-    pending: set[int] = field(default_factory=set)
-
-    @property
-    def needs(self) -> int:
-        """The first entry that it has not both been given and acknowledged."""
-        return min(self.pending, default=self.delivered + 1)
-
-
-@dataclass
-class ModelRun:
-    status: str | None = None
-    events: list[tuple[FeedId, bytes | Made]] = field(default_factory=list)
-    first: int = 1  # lowest number still in the feed
-    fields: dict[str, str] = field(default_factory=dict)  # of the hash, less status, tail and positions
-    positions: dict[str, Position] = field(default_factory=dict)
-    exec_position: Position = Position()  # noqa: RUF009  immutable
-    feed_gone: bool = False  # a tombstone
-    broken: bool = False  # hash and feed do not belong together
-
-    @property
-    def tail(self) -> FeedId:
-        return self.events[-1][0] if self.events else FeedId(0, 0)
-
-    @property
-    def attempt(self) -> int:
-        return int(self.fields.get("attempt", 0))
-
-    def id_of(self, position: Position, number: int) -> FeedId | None:
-        found = position.ids.get(number)
-        return None if found is None or self.feed_gone or found.seq < self.first else found
-
-
-def next_status(status: str | None, type: str, live: bool) -> str | None:
-    """DESIGN 4 and WIRE 2, "Lifecycle from outside"; None: illegal."""
-    active = status in ("queued", "running", "waiting")
-    if type in ENDS:
-        return ENDS[type] if active else None
-    if type == "run.queued":
-        return "queued" if status is None else None
-    if type == "run.started":
-        return "running" if status in (None, "queued") else None
-    if type == "run.waiting":
-        return "waiting" if status == "running" or (live and status == "waiting") else None
-    if type == "run.resumed":
-        return "running" if status == "waiting" else None
-    if type == "run.retrying":
-        return "queued" if live and status in ("running", "waiting") else None
-    if type == "run.cancel_requested":
-        return None
-    return status if active else "running"
-
-
-class _Extras(NamedTuple):
-    """What a lifecycle event brings beside its payload."""
-
-    task: str = ""
-    start: str = ""
-    thread: str = ""
-    delay: int = 0
-    labels: tuple[tuple[str, str], ...] = ()
-    nonce: str = ""
-    owner: str = ""
-    ask: str = ""
-    value: str = ""
-    error: str = ""
-
-
-def _extras(draft: Draft) -> _Extras:
-    texts = [item.decode() if isinstance(item, bytes) else str(item) for item in draft.extras]
-    if draft.type == "run.queued":
-        task, start, thread, delay, _, *labels = texts
-        return _Extras(task, start, thread, int(delay), _pairs(labels))
-    if draft.type == "run.started":
-        nonce, owner, start, task, thread, _, *labels = texts
-        return _Extras(task, start, thread, 0, _pairs(labels), nonce, owner)
-    if draft.type == "run.waiting":
-        return _Extras(ask=texts[0])
-    if draft.type == "run.resumed":
-        return _Extras(ask=texts[0], value=texts[1])
-    if draft.type == "run.failed":
-        return _Extras(error=texts[0])
-    return _Extras()
-
-
-def _pairs(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    return tuple(zip(texts[::2], texts[1::2], strict=True))
+__all__ = ["Model"]
 
 
 @dataclass
@@ -195,19 +85,24 @@ class Model:
         return any(type in group.types or "*" in group.types for group in self.groups.values())
 
     def room_in_log(self) -> str | None:
-        """At the limit: cut behind the slowest group, then what only detached groups need. The group in the way, or None."""
+        """At the limit: cut behind the slowest group, then what only detached groups need.
+
+        None, or the groups that are in the way, joined by `|`: the answer may name any of them.
+        """
         if self._log_length < self.limits.log:
             return None
         self._cut(min(group.needs for group in self.groups.values()))
         if self._log_length < self.limits.log:
             return None
-        refusing = [(group.needs, name) for name, group in self.groups.items() if group.when_behind == "refuse"]
+        refusing = {name: group.needs for name, group in self.groups.items() if group.when_behind == "refuse"}
         if not refusing:
             self._cut(len(self.log) - (self.limits.log - math.ceil(self.limits.log / 10)))
             return None
-        needs, name = min(refusing)
-        self._cut(needs)
-        return name if self._log_length >= self.limits.log else None
+        slowest = min(refusing.values())
+        self._cut(slowest)
+        if self._log_length < self.limits.log:
+            return None
+        return "|".join(name for name, needs in refusing.items() if needs == slowest)
 
     @property
     def _log_length(self) -> int:
@@ -404,7 +299,7 @@ class _Call:
         return outcomes
 
     def _judge(self, draft: Draft, number: int, prev: int, stored: int, room_known: bool) -> Outcome:
-        run, type, extras = self.run, draft.type, _extras(draft)
+        run, type, extras = self.run, draft.type, extras_of(draft)
         if self.current and number <= stored:
             attempt = run.attempt if extras.nonce and run.fields.get("exec", "").endswith(f"-{extras.nonce}") else 0
             id = run.id_of(self.position, number)
@@ -437,7 +332,7 @@ class _Call:
             return Outcome("corrupt")
         return self._apply(draft, extras, number, status)
 
-    def _legal(self, type: str, extras: _Extras) -> str | None:
+    def _legal(self, type: str, extras: Extras) -> str | None:
         run = self.run
         if extras.nonce:
             return "running" if run.status is None or run.fields.get("owner") == extras.owner else None
@@ -445,13 +340,13 @@ class _Call:
             return None
         return next_status(run.status, type, self.live)
 
-    def _busy(self, extras: _Extras) -> str | None:
+    def _busy(self, extras: Extras) -> str | None:
         if self.run.status or not extras.thread:
             return None
         active = self.model.threads.get(root_of(self.name), {}).get("active")
         return active if active != self.name else None
 
-    def _full(self, draft: Draft, extras: _Extras) -> str | None:
+    def _full(self, draft: Draft, extras: Extras) -> str | None:
         """For appends from outside only; never for ends and inputs."""
         if self.live or draft.type in ENDS or draft.type == "run.resumed":
             return None
@@ -460,7 +355,7 @@ class _Call:
             return extras.task
         return model.room_in_log() if model.is_logged(draft.type) else None
 
-    def _apply(self, draft: Draft, extras: _Extras, number: int, status: str) -> Outcome:
+    def _apply(self, draft: Draft, extras: Extras, number: int, status: str) -> Outcome:
         model, run, type = self.model, self.run, draft.type
         id = FeedId(run.tail.seq + 1, max(self.now, run.tail.ms))
         payload = draft.payload
@@ -492,7 +387,7 @@ class _Call:
                 model.index[self.name] = self.now
         return Outcome("appended", id, attempt=run.attempt if extras.nonce else 0)
 
-    def _describe(self, type: str, extras: _Extras) -> None:
+    def _describe(self, type: str, extras: Extras) -> None:
         """Only run.queued and run.started of a new run set start, task, labels and thread."""
         if type not in ("run.queued", "run.started"):
             return
@@ -508,7 +403,7 @@ class _Call:
                 fields["prev"] = thread["latest"]
             thread.update(active=self.name, latest=self.name)
 
-    def _queue(self, type: str, extras: _Extras, id: FeedId, payload: bytes) -> None:
+    def _queue(self, type: str, extras: Extras, id: FeedId, payload: bytes) -> None:
         if type != "run.queued":
             return
         if extras.delay:
@@ -519,7 +414,7 @@ class _Call:
         else:
             self.model.work.setdefault(extras.task, []).append((self.name, id, payload))
 
-    def _note(self, type: str, extras: _Extras) -> None:
+    def _note(self, type: str, extras: Extras) -> None:
         fields = self.run.fields
         if type == "run.waiting":
             fields["ask"] = extras.ask
@@ -529,7 +424,7 @@ class _Call:
         elif type == "run.failed":
             fields["error"] = extras.error
 
-    def _begin(self, extras: _Extras) -> None:
+    def _begin(self, extras: Extras) -> None:
         """The next attempt of an owner."""
         run, model = self.run, self.model
         attempt = run.attempt + 1

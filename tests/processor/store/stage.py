@@ -9,18 +9,17 @@ import asyncio
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
-import redis
 from redis.asyncio import Redis
 
 from processor.core.cursor import FeedId
 from processor.core.keys import PartitionKeys
 from processor.core.partition import root_of
 from processor.store.scripts import Batch, Limits, Script, Scripts, load_script
-from tests.processor.store.model import TERMINAL, Made, Model, ModelRun, Outcome
+from tests.processor.store.model import Model
+from tests.processor.store.state import TERMINAL, Made, ModelRun, Outcome
 from tests.support.program import ROOT
 from tests.support.servers import TestServer
 
@@ -28,7 +27,14 @@ __all__ = ["LAYOUT", "LIMITS", "Clocked", "Stage", "expand"]
 
 LAYOUT = "1 abcdef"
 LIMITS = Limits(
-    feed=200, log=8, work=4, retain_ms=3_600_000, tombstone_ms=7_200_000, silent_ms=60_000, term_ms=30_000, grace_ms=20_000
+    feed=200,
+    log=8,
+    work=4,
+    retain_ms=3_600_000,
+    tombstone_ms=7_200_000,
+    silent_ms=60_000,
+    term_ms=30_000,
+    grace_ms=20_000,
 )
 CLOCK = "tailrace-test:clock"
 SENTINEL = "tailrace-test:sentinel"
@@ -62,6 +68,17 @@ def expand(outcomes: Iterable[str]) -> list[Outcome]:
     return found
 
 
+def same_outcomes(found: Sequence[Outcome], should: Sequence[Outcome]) -> bool:
+    """`full` may name any of the groups that are in the way."""
+
+    def settled(is_: Outcome, wanted: Outcome) -> Outcome:
+        return is_ if wanted.word == "full" and is_.detail in wanted.detail.split("|") else wanted
+
+    return len(found) == len(should) and all(
+        is_ == settled(is_, wanted) for is_, wanted in zip(found, should, strict=True)
+    )
+
+
 class _Snapshot(NamedTuple):
     model: Model
     keys: dict[bytes, tuple[int, bytes]]  # name → TTL in ms (0: none), DUMP
@@ -76,7 +93,7 @@ class Stage:
         self.keys = PartitionKeys(namespace, 0)
         self.limits = limits
         self.model = Model(LAYOUT, limits)
-        self.client = server.client()
+        self.client: Any = server.client()  # redis-py's own types are unions that nobody wants to narrow
         self.now = 1_700_000_000_000
         self._entries: list[bytes] = []  # entry IDs of model.log
         self._runner = asyncio.Runner()
@@ -84,7 +101,7 @@ class Stage:
         self.scripts = Clocked(self._redis, limits, shebang=server.kind != "fake")
         self.client.hset(self.keys.meta, "layout", LAYOUT)
         self._names = {self.keys.channel(run).encode(): run for run in channels} | {self.keys.ctl.encode(): "ctl"}
-        self._pubsub = self.client.pubsub()
+        self._pubsub: Any = self.client.pubsub()
         self._pubsub.ssubscribe(SENTINEL, *(name.decode() for name in self._names))
         self._messages()
 
@@ -113,7 +130,7 @@ class Stage:
             return []
         outcomes = [expand(batch) for batch in found]
         for batch, is_, should in zip(batches, outcomes, expected, strict=True):
-            assert is_ == should, f"{batch.run} {batch.writer} prev {batch.prev} number {batch.number}"
+            assert same_outcomes(is_, should), f"{batch}: {is_}, not {should}"
         self.compare()
         return outcomes
 
@@ -155,7 +172,9 @@ class Stage:
         group = self.model.groups[name]
         first = max(group.delivered + 1, self.model.log_first)
         given = list(range(first, min(first + count, len(self.model.log))))
-        entries = next(iter(reply.values() if isinstance(reply, dict) else [reply[0][1]]), []) if reply else []
+        entries: list[Any] = (
+            next(iter(reply.values() if isinstance(reply, dict) else [reply[0][1]]), []) if reply else []
+        )
         assert len(entries) == len(given)
         group.pending |= set(given)
         group.delivered = max(given, default=group.delivered)
@@ -220,7 +239,7 @@ class Stage:
     def _messages(self) -> list[tuple[str, bytes]]:
         """What was published since the last look."""
         self.client.execute_command("SPUBLISH", SENTINEL, "here")
-        found = []
+        found: list[tuple[str, bytes]] = []
         while True:
             message = self._pubsub.get_sharded_message(timeout=5)
             assert message is not None
@@ -282,7 +301,7 @@ class Stage:
         assert bool(self.client.exists(self.keys.log)) == bool(model.groups)
 
     def _compare_hashes(self) -> None:
-        names = {name for name in self.client.keys(self.keys.prefix + "run:*")}
+        names = set(self.client.keys(self.keys.prefix + "run:*"))
         assert names == {self.keys.run(name).encode() for name in self.model.runs}
         for name, run in self.model.runs.items():
             self._compare_hash(name, run)
@@ -356,6 +375,3 @@ def _made(line: bytes) -> Made:
     event = json.loads(b"{" + line)
     assert set(event) <= {"type", "attempt", "data"}
     return Made(event["type"], event["data"]["reason"], event.get("attempt", 0))
-
-
-Path, Callable  # noqa: B018

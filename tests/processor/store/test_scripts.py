@@ -1,28 +1,30 @@
 """Random sequences of everything that can happen to a partition, through the scripts and through a small model of them.
 
-On a failure hypothesis prints the shortest sequence that it found and how to run it again.
+On a failure hypothesis prints the shortest sequence that it found and how to run it again. TAILRACE_TEST_EXAMPLES sets how many
+sequences are tried on each server.
 """
 
 from __future__ import annotations
 
-import functools
 import itertools
+import os
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings, strategies as st
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from processor.core.events import Draft, draft
 from processor.store.scripts import Batch
-from tests.processor.store.model import TERMINAL, Position
 from tests.processor.store.stage import Stage
+from tests.processor.store.state import TERMINAL, Position
 from tests.support.servers import TestServer
 
 RUNS = ("a", "b", "T~1", "T~2", "T~3")
 PRODUCERS = ("p:one", "p:two")
 PLAIN = ("message.delta", "log", "step.started", "usage", "order.paid", "run.note")
-LIFECYCLE = ("run.started", "run.waiting", "run.resumed", "run.finished", "run.failed", "run.cancelled", "run.retrying", "run.cancel_requested")
+LIFECYCLE = ("started", "waiting", "resumed", "finished", "failed", "cancelled", "retrying", "cancel_requested")
 ASKS = ("", "ask1", "ask2")
 _count = itertools.count(1)
 
@@ -89,7 +91,14 @@ class Partition(RuleBasedStateMachine):
     def outside(self, run: str, producer: str, names: list[str], skip: int, off: int) -> None:
         self.send(self.batch(run, producer, self.plain(names), skip, off))
 
-    @rule(run=runs, producer=producers, type=st.sampled_from(LIFECYCLE), names=types, behind=st.booleans(), ask=st.sampled_from(ASKS))
+    @rule(
+        run=runs,
+        producer=producers,
+        type=st.sampled_from(LIFECYCLE).map("run.{}".format),
+        names=types,
+        behind=st.booleans(),
+        ask=st.sampled_from(ASKS),
+    )
     def outside_lifecycle(self, run: str, producer: str, type: str, names: list[str], behind: bool, ask: str) -> None:
         event = draft(type, _data(next(self.serial)), ask=ask, value=b'"yes"', error=b'"bad"')
         drafts = [event, *self.plain(names)] if behind else [*self.plain(names[:1]), event]
@@ -125,7 +134,9 @@ class Partition(RuleBasedStateMachine):
 
     @rule(run=runs, producer=producers, task=st.sampled_from(("build", "check")), start=st.sampled_from("st"), thread=st.booleans(),
           delay=st.sampled_from((0, 0, 40_000)), behind=types, more=st.booleans())  # fmt: skip
-    def queue(self, run: str, producer: str, task: str, start: str, thread: bool, delay: int, behind: list[str], more: bool) -> None:
+    def queue(
+        self, run: str, producer: str, task: str, start: str, thread: bool, delay: int, behind: list[str], more: bool
+    ) -> None:
         event = draft("run.queued", _data(next(self.serial)), task=task, start=start, delay_ms=delay,
                       thread="T" if thread and "~" in run else "", labels={"user": "ada"})  # fmt: skip
         self.send(self.batch(run, producer, [event, *self.plain(behind if more else [])]))
@@ -146,7 +157,7 @@ class Partition(RuleBasedStateMachine):
         self.send(self.batch(run, f"x:{self.exec_of(run)}", self.plain(names, attempt), skip, off))
 
     @precondition(lambda self: any(self.exec_of(run) for run in RUNS))
-    @rule(data=st.data(), type=st.sampled_from(LIFECYCLE), ask=st.sampled_from(ASKS), names=types)
+    @rule(data=st.data(), type=st.sampled_from(LIFECYCLE).map("run.{}".format), ask=st.sampled_from(ASKS), names=types)
     def live_lifecycle(self, data: st.DataObject, type: str, ask: str, names: list[str]) -> None:
         run = data.draw(st.sampled_from([run for run in RUNS if self.exec_of(run)]))
         event = draft(type, _data(next(self.serial)), ask=ask, value=b"[]", error=b'"worse"')
@@ -250,7 +261,7 @@ def test_scripts_do_what_the_model_does(every_server: TestServer) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=EXAMPLES[every_server.kind],
+            max_examples=int(os.environ.get("TAILRACE_TEST_EXAMPLES", EXAMPLES[every_server.kind])),
             stateful_step_count=40,
             deadline=None,
             database=None,
@@ -258,6 +269,3 @@ def test_scripts_do_what_the_model_does(every_server: TestServer) -> None:
             suppress_health_check=list(HealthCheck),
         ),
     )
-
-
-functools, Phase  # noqa: B018

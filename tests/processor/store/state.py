@@ -1,0 +1,133 @@
+"""What the model of a partition is made of: runs with their positions, groups, outcomes, and the lifecycle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from processor.core.cursor import FeedId
+from processor.core.events import Draft
+
+__all__ = ["ENDS", "TERMINAL", "Extras", "Group", "Made", "ModelRun", "Outcome", "Position", "extras_of", "next_status"]
+
+ENDS = {"run.finished": "succeeded", "run.failed": "failed", "run.cancelled": "cancelled"}
+TERMINAL = set(ENDS.values())
+
+
+class Outcome(NamedTuple):
+    """Of one event. id: feed ID, None where it is not known; detail: what stands behind other words."""
+
+    word: str
+    id: FeedId | None = None
+    detail: str = ""
+    attempt: int = 0  # of a run.started with a nonce
+
+
+class Made(NamedTuple):
+    """The payload of an event that a script makes itself."""
+
+    type: str
+    reason: str
+    attempt: int = 0
+
+
+class Position(NamedTuple):
+    """Of one writer: the last number accepted, the IDs of what its last call appended, when that was."""
+
+    number: int = 0
+    ids: dict[int, FeedId] = {}  # noqa: RUF012  never changed
+    time: int = 0
+
+
+@dataclass
+class Group:
+    delivered: int  # index of the last entry given out
+    when_behind: str
+    types: tuple[str, ...]
+    pending: set[int] = field(default_factory=set)
+
+    @property
+    def needs(self) -> int:
+        """The first entry that it has not both been given and acknowledged."""
+        return min(self.pending, default=self.delivered + 1)
+
+
+@dataclass
+class ModelRun:
+    status: str | None = None
+    events: list[tuple[FeedId, bytes | Made]] = field(default_factory=list)
+    first: int = 1  # lowest number still in the feed
+    fields: dict[str, str] = field(default_factory=dict)  # of the hash, less status, tail and positions
+    positions: dict[str, Position] = field(default_factory=dict)
+    exec_position: Position = Position()  # noqa: RUF009  immutable
+    feed_gone: bool = False  # a tombstone
+    broken: bool = False  # hash and feed do not belong together
+
+    @property
+    def tail(self) -> FeedId:
+        return self.events[-1][0] if self.events else FeedId(0, 0)
+
+    @property
+    def attempt(self) -> int:
+        return int(self.fields.get("attempt", 0))
+
+    def id_of(self, position: Position, number: int) -> FeedId | None:
+        found = position.ids.get(number)
+        return None if found is None or self.feed_gone or found.seq < self.first else found
+
+
+def next_status(status: str | None, type: str, live: bool) -> str | None:
+    """DESIGN 4 and WIRE 2, "Lifecycle from outside"; None: illegal."""
+    active = status in ("queued", "running", "waiting")
+    if type in ENDS:
+        return ENDS[type] if active else None
+    if type == "run.queued":
+        return "queued" if status is None else None
+    if type == "run.started":
+        return "running" if status in (None, "queued") else None
+    if type == "run.waiting":
+        return "waiting" if status == "running" or (live and status == "waiting") else None
+    if type == "run.resumed":
+        return "running" if status == "waiting" else None
+    if type == "run.retrying":
+        return "queued" if live and status in ("running", "waiting") else None
+    if type == "run.cancel_requested":
+        return None
+    return status if active else "running"
+
+
+class Extras(NamedTuple):
+    """What a lifecycle event brings beside its payload."""
+
+    task: str = ""
+    start: str = ""
+    thread: str = ""
+    delay: int = 0
+    labels: tuple[tuple[str, str], ...] = ()
+    nonce: str = ""
+    owner: str = ""
+    ask: str = ""
+    value: str = ""
+    error: str = ""
+
+
+def extras_of(draft: Draft) -> Extras:
+    texts = [item.decode() if isinstance(item, bytes) else str(item) for item in draft.extras]
+    if draft.type == "run.queued":
+        task, start, thread, delay, _, *labels = texts
+        return Extras(task, start, thread, int(delay), _pairs(labels))
+    if draft.type == "run.started":
+        nonce, owner, start, task, thread, _, *labels = texts
+        return Extras(task, start, thread, 0, _pairs(labels), nonce, owner)
+    if draft.type == "run.waiting":
+        return Extras(ask=texts[0])
+    if draft.type == "run.resumed":
+        return Extras(ask=texts[0], value=texts[1])
+    if draft.type == "run.failed":
+        return Extras(error=texts[0])
+    return Extras()
+
+
+def _pairs(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    return tuple(zip(texts[::2], texts[1::2], strict=True))
