@@ -1,0 +1,153 @@
+"""uvicorn's httptools protocol with what it lacks: its transport for streams, limits for heads and slow requests, HTTP/1.0.
+
+`uvicorn.Config(http=Protocol)`. The transport stands in scope["extensions"]["tailrace.transport"]; with it a frame costs half of what
+`send` takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from gateway.core.problems import MEDIA_TYPE, Problem
+
+__all__ = ["Protocol"]
+
+HEAD_SECONDS: Final = 10.0  # of silence, or of a head that does not end
+BODY_SECONDS: Final = 30.0
+MAX_HEAD: Final = 16 * 1024  # bytes of request line and headers
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._slow: asyncio.TimerHandle | None = None  # ends what takes too long
+        self._in_head = False
+        self._in_body = False
+        self._head = 0  # bytes of the present head
+        self._refused = False  # answered by this class; what still comes is not read
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch(HEAD_SECONDS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unwatch()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        in_head = self._in_head
+        super().data_received(data)
+        if in_head and self._in_head:  # the parser tells of whole headers only
+            self._head += len(data)
+            self._check_head()
+
+    # -- what the parser tells
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["extensions"] = {"tailrace.transport": self.transport}  # type: ignore[dict-item]
+        self._in_head, self._head = True, 0
+        if self._slow is None:
+            self._watch(HEAD_SECONDS)
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self._head += len(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        self._head += len(name) + len(value) + 4
+
+    def on_headers_complete(self) -> None:
+        self._in_head, self._in_body = False, True
+        self._unwatch()
+        if self._check_head():
+            return
+        self._watch(BODY_SECONDS)
+        super().on_headers_complete()
+        if self.scope["http_version"] == "1.0" and self.cycle.scope is self.scope:
+            self.cycle.send = _UntilClosed(self.cycle)  # type: ignore[method-assign]
+
+    def on_body(self, body: bytes) -> None:
+        if not self._refused:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self._refused:
+            return
+        self._in_body = False
+        self._unwatch()
+        super().on_message_complete()
+
+    # -- limits
+
+    def _watch(self, seconds: float) -> None:
+        self._unwatch()
+        self._slow = self.loop.call_later(seconds, self._too_slow)
+
+    def _unwatch(self) -> None:
+        if self._slow is not None:
+            self._slow.cancel()
+            self._slow = None
+
+    def _too_slow(self) -> None:
+        self._slow = None
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if self._in_body and answering and self.cycle.response_started:
+            self.transport.close()
+        elif self._in_body:
+            self._refuse(Problem("timeout", f"The body was not whole after {BODY_SECONDS:.0f} s."))
+        elif answering:
+            return  # a request behind the one that is answered: it is read when that is done
+        elif self._in_head:
+            self._refuse(Problem("timeout", f"The request's head was not whole after {HEAD_SECONDS:.0f} s."))
+        else:
+            self.transport.close()
+
+    def _check_head(self) -> bool:
+        """Whether the head is too large; then it has been answered."""
+        if self._head <= MAX_HEAD:
+            return False
+        self._refuse(
+            Problem(
+                "headers-too-large",
+                f"Request line and headers have {self._head} bytes or more; at most {MAX_HEAD} are taken.",
+                remedy="Send fewer or shorter headers, cookies above all.",
+            )
+        )
+        return True
+
+    def _refuse(self, problem: Problem) -> None:
+        self._refused = True
+        self._unwatch()
+        if self.transport.is_closing():
+            return
+        body = problem.json()
+        head = b"content-type: %b\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % (MEDIA_TYPE.encode(), len(body))
+        self.transport.write(STATUS_LINE[problem.status] + head + body)
+        self.transport.close()
+
+
+class _UntilClosed:
+    """`send` for HTTP/1.0, which knows no chunks: a body without a length ends with the connection."""
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self._bare = False
+
+    async def __call__(self, message: Any) -> None:
+        cycle = self._cycle
+        if message["type"] == "http.response.start":
+            self._bare = not any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
+            if self._bare:
+                cycle.chunked_encoding = False
+        elif self._bare:
+            cycle.expected_content_length = len(message.get("body", b""))
+        await RequestResponseCycle.send(cycle, message)
