@@ -40,7 +40,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 BODY_SECONDS = 30.0
 SERVER_SECONDS = 5.0
-DRAINED_BYTES = 8 * MAX_BODY  # a refused body that is longer costs its connection; a shorter one the server reads away
+DRAINED_BYTES = 8 * MAX_BODY  # a refused body that is longer costs its connection, and may cost its sender the answer
 
 
 class ClientGone(Exception):
@@ -168,21 +168,21 @@ class Exchange:
         """The whole body. Raises Problem: body-too-large, before reading where Content-Length says so; timeout."""
         declared = self.header("content-length")
         if declared is not None and declared.isdigit():
-            self._check_size(int(declared), whole=int(declared))
+            self._check_size(int(declared), whole=int(declared) <= DRAINED_BYTES)
         chunks: list[bytes] = []
-        size = 0
+        size, more = 0, True
         try:
             async with asyncio.timeout(BODY_SECONDS):
-                while True:
+                while more:
                     message = await self.receive()
                     if message["type"] == "http.disconnect":
                         raise ClientGone
-                    chunk = message.get("body", b"")
+                    chunk, more = message.get("body", b""), message.get("more_body", False)
                     size += len(chunk)
-                    self._check_size(size, whole=None)
-                    chunks.append(chunk)
-                    if not message.get("more_body", False):
-                        return b"".join(chunks)
+                    if size <= MAX_BODY:
+                        chunks.append(chunk)
+                    elif size > DRAINED_BYTES:
+                        break
         except TimeoutError as error:
             raise Problem(
                 "timeout",
@@ -190,13 +190,15 @@ class Exchange:
                 remedy="Send it again under the same producer and number.",
                 headers=[(b"connection", b"close")],
             ) from error
+        self._check_size(size, whole=not more)
+        return b"".join(chunks)
 
-    def _check_size(self, size: int, *, whole: int | None) -> None:
-        """whole: the length of the body, None if nobody said."""
+    def _check_size(self, size: int, *, whole: bool) -> None:
+        """whole: the server reads the rest of the body away, so the connection can serve on."""
         try:
             check_body_size(size)
         except Problem as problem:
-            if whole is None or whole > DRAINED_BYTES:
+            if not whole:
                 problem.headers = (*problem.headers, (b"connection", b"close"))
             raise
 
