@@ -1,0 +1,7 @@
+"""For tests of programs that use tailrace."""
+
+from __future__ import annotations
+
+from processor.testing.sandbox import Sandbox, sandbox
+
+__all__ = ["Sandbox", "sandbox"]
