@@ -9,6 +9,9 @@ export function duration(ms) {
   return `${Math.floor(minutes / 60)} h ${minutes % 60} min`
 }
 
+// Of what still goes on: whole seconds, which can be read while they change.
+export const running = (ms) => (ms < 60_000 ? `${Math.max(0, Math.floor(ms / 1000))} s` : duration(ms))
+
 export function ago(ms, now = Date.now()) {
   const seconds = Math.max(0, Math.round((now - ms) / 1000))
   if (seconds < 5) return "now"

@@ -2,7 +2,8 @@
 
 import { cancel } from "./api.js"
 import { copyButton, h, say } from "./dom.js"
-import { ago, count, date, duration, words } from "./format.js"
+import { clock, count, date, duration, running, words } from "./format.js"
+import { inline } from "./markdown.js"
 import { ENDED } from "./model.js"
 import { progressOf } from "./side.js"
 
@@ -36,7 +37,7 @@ export class Header {
     this.stop.hidden = !status || ENDED.has(status)
     this.drawFacts(state ?? {}, model, status, now)
     this.drawLabels(state ?? {})
-    this.drawNotice(state, status)
+    this.drawNotice(state, status, model)
     this.drawError(state, model, status)
     const share = ENDED.has(status) ? null : progressOf(model.state)
     this.progress.hidden = share === null
@@ -49,9 +50,9 @@ export class Header {
     const attempt = Math.max(model.attempt, state.attempt ?? 0)
     const facts = [
       attempt > 1 && [`attempt ${attempt}`],
-      created !== null && [ended === null ? `began ${ago(created, now)}${ago(created, now) === "now" ? "" : " ago"}` : `began ${date(created)}`, date(created)],
-      created !== null && [`${ended === null ? "for" : "took"} ${duration((ended ?? now) - created)}`],
-      [`${count(model.events)} events`],
+      created !== null && [`began ${isToday(created, now) ? clock(created) : date(created)}`, date(created)],
+      created !== null && [ended === null ? `for ${running(now - created)}` : `took ${duration(ended - created)}`],
+      [model.events === 1 ? "1 event" : `${count(model.events)} events`],
     ].filter(Boolean)
     const key = JSON.stringify(facts)
     if (key === this.shownFacts) return
@@ -70,10 +71,13 @@ export class Header {
     this.labels.replaceChildren(...pairs.map(chip))
   }
 
-  drawNotice(state, status) {
-    const text = ENDED.has(status) ? "" : noticeOf(state)
+  // An open question has its own box.
+  drawNotice(state, status, model) {
+    const text = ENDED.has(status) || (status === "waiting" && model.asking) ? "" : noticeOf(state)
+    if (text === this.shownNotice) return
+    this.shownNotice = text
     this.notice.hidden = !text
-    say(this.notice, text)
+    this.notice.replaceChildren(...inline(text))
   }
 
   drawError(state, model, status) {
@@ -112,6 +116,8 @@ export class Header {
     }
   }
 }
+
+const isToday = (ms, now) => new Date(ms).toDateString() === new Date(now).toDateString()
 
 const REASONS = {
   timeout: "Timed out:",

@@ -64,7 +64,8 @@ const quote = (lines) => h("blockquote", null, inline(lines.map((line) => line.r
 
 const INLINE = /(`+)([^`]+?)\1|\*\*(\S(?:[^*]*\S)?)\*\*|(?<![\w*])[*_](\S(?:[^*_\n]*\S)?)[*_](?![\w*])/g
 
-function inline(text) {
+// Text with `code`, **strong** and *emphasis*.
+export function inline(text) {
   const parts = []
   let at = 0
   for (const found of text.matchAll(INLINE)) {

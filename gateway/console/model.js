@@ -40,6 +40,7 @@ export class RunModel {
     this.texts = [] // {kind, id, role, attempt, text, done, from, to}
     this.spans = [] // {kind, id, name, attempt, depth, from, to, error, …}
     this.open = [] // spans that have not ended
+    this.logged = 0 // log lines, also those that were dropped
     this.lines = [] // {level, text, ms, attempt, event} or {mark}
     this.rows = [] // events, and {mark}
     this.usage = new Map() // model → {input, output, estimated, calls}
@@ -222,6 +223,7 @@ function log(model, data, event, ms) {
     const shown = withoutEscapes(line)
     const entry = { level, text: shown, ms, attempt: event.attempt, logger: text(data.logger), fields: data.fields, event }
     model.keep(model.lines, entry, MOST_LINES)
+    model.logged += 1
   }
 }
 

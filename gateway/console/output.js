@@ -61,7 +61,7 @@ export class Output {
       this.views.set(text, view)
       this.body.append(view.element)
     }
-    view.draw()
+    view.draw(text === this.model.texts.at(-1) && this.model.status === "running")
     if (this.model.isVoid(text) && !view.voided) {
       view.voided = true
       this.pastOf(text.attempt).append(view.element)
@@ -89,7 +89,7 @@ export class Output {
     const none = !model.texts.some((text) => !model.isVoid(text) && text.text)
     this.empty.hidden = !none || (model.to !== null && model.result !== undefined)
     this.tools.hidden = none
-    say(this.empty, model.lines.length ? "No text so far. This run writes log lines." : "No text so far.")
+    say(this.empty, model.logged && !model.spans.length ? "No text so far, but log lines." : "No text so far.")
   }
 
   drawResult() {
@@ -114,9 +114,10 @@ class TextView {
     this.element = h(reasoning ? "details" : "article", { class: `text ${text.kind}`, data: { role: text.role ?? "assistant" } }, this.label, this.blocks)
   }
 
-  draw() {
+  // isGrowing: more of it may come at any moment.
+  draw(isGrowing) {
     const { text } = this.text
-    this.element.classList.toggle("open", this.text.to === null)
+    this.element.classList.toggle("growing", isGrowing && this.text.to === null)
     say(this.label, this.labelText())
     if (text.length === this.seen) return
     this.seen = text.length

@@ -33,7 +33,8 @@ export class RunPane {
     this.trouble = h("div", { class: "trouble", role: "alert", hidden: true })
     this.text = h("div", { class: "scroll" }, output.element)
     const side = h("aside", { class: "side" }, timeline.element, state.element, usage.element)
-    this.tabs = new Tabs({ Overview: h("div", { class: "overview" }, this.text, side), Logs: logs.element, Events: events.element })
+    this.overview = h("div", { class: "overview" }, this.text, side)
+    this.tabs = new Tabs({ Overview: this.overview, Logs: logs.element, Events: events.element })
     this.element = h("div", { class: "run" }, header.element, this.gaps, this.trouble, ask.element, this.tabs.element)
     this.draw = this.draw.bind(this)
     this.tabs.onShow = () => soon(this.draw)
@@ -64,20 +65,29 @@ export class RunPane {
 
   take(events) {
     const before = this.model.status
+    const wasLive = this.model.caughtUp
     for (const event of events) {
       this.model.add(event)
       if (event.type === "tailrace.end") this.ended = true
       if (event.type === "tailrace.caught_up") this.first()
     }
-    if (this.model.caughtUp && this.model.last) this.skew = Math.min(this.skew || Infinity, Date.now() - timeOf(this.model.last))
+    if (wasLive && events.some((event) => event.id)) this.compareClocks()
     if (this.model.caughtUp && this.model.status !== before) this.refresh()
     soon(this.draw)
   }
 
-  // All that was there is read: a run that only logs shows its log.
+  // How far this machine's clock is ahead of the server's: what is live was appended a moment ago.
+  compareClocks() {
+    const ahead = Date.now() - timeOf(this.model.last)
+    this.skew = this.compared ? Math.min(this.skew, ahead) : ahead
+    this.compared = true
+  }
+
+  // All that was there is read: a run that only logs shows its log, one that still runs the end of its text.
   first() {
     const { model } = this
-    if (!model.texts.length && !model.spans.length && model.lines.length) this.tabs.suggest("Logs")
+    this.toEnd = !ENDED.has(model.status)
+    if (!model.texts.length && !model.spans.length && model.logged) this.tabs.suggest("Logs")
   }
 
   async refresh() {
@@ -113,16 +123,17 @@ export class RunPane {
     const now = Date.now() - this.skew
     const status = statusOf(state, model)
     if (status !== this.status) this.onStatus((this.status = status), state?.task ?? this.run)
-    const atEnd = this.isAtEnd()
+    const follows = this.toEnd || this.showsEnd(status)
     parts.header.draw(state, model, now)
     parts.ask.draw(status === "waiting" ? (model.asking ?? askOf(state)) : null)
     if (this.tabs.active === "Overview") this.drawOverview(now)
     if (this.tabs.active === "Logs") parts.logs.draw(model)
     if (this.tabs.active === "Events") parts.events.draw(model)
     this.drawGaps()
-    this.tabs.number("Logs", model.lines.length)
+    this.tabs.number("Logs", model.logged)
     this.tabs.number("Events", model.events)
-    if (atEnd && !ENDED.has(status)) this.text.scrollTop = this.text.scrollHeight
+    if (follows) this.scrollToEnd()
+    this.toEnd = false
   }
 
   drawOverview(now) {
@@ -131,6 +142,8 @@ export class RunPane {
     timeline.draw(this.model, now)
     state.draw(this.model)
     usage.draw(this.model)
+    const isBare = this.ended && [timeline, state, usage].every((card) => card.isEmpty)
+    this.overview.classList.toggle("bare", isBare)
   }
 
   drawGaps() {
@@ -140,9 +153,24 @@ export class RunPane {
     this.gaps.replaceChildren(...gaps.slice(-3).map((gap) => h("p", { class: "notice gap" }, gapWords(gap))))
   }
 
-  isAtEnd() {
-    const { scrollTop, clientHeight, scrollHeight } = this.text
-    return scrollTop + clientHeight >= scrollHeight - 40
+  // Which element scrolls depends on the page's width.
+  scroller() {
+    return [this.text, this.overview, this.element].find((part) => getComputedStyle(part).overflowY === "auto") ?? this.text
+  }
+
+  // By how much the end of the text is below what is seen, in pixels.
+  below() {
+    return this.parts.output.element.getBoundingClientRect().bottom + 24 - this.scroller().getBoundingClientRect().bottom
+  }
+
+  // Who reads further up is left alone.
+  showsEnd(status) {
+    return this.model.caughtUp && !ENDED.has(status) && this.tabs.active === "Overview" && this.below() < 64
+  }
+
+  scrollToEnd() {
+    const by = this.below()
+    if (by > 0) this.scroller().scrollTop += by
   }
 }
 

@@ -11,10 +11,11 @@ export class StateCard {
   }
 
   draw(model) {
-    if (model.state === this.shown) return
+    if (model.state === this.shown && this.isEmpty !== undefined) return
     this.shown = model.state
-    this.element.hidden = this.shown === undefined
-    if (!this.element.hidden) this.body.replaceChildren(members(this.shown))
+    this.isEmpty = this.shown === undefined
+    this.element.hidden = this.isEmpty
+    if (!this.isEmpty) this.body.replaceChildren(members(this.shown))
   }
 }
 
@@ -44,7 +45,8 @@ export class UsageCard {
     const key = JSON.stringify(sums)
     if (key === this.shown) return
     this.shown = key
-    this.element.hidden = !sums.length
+    this.isEmpty = !sums.length
+    this.element.hidden = this.isEmpty
     const rows = sums.map(([name, sum]) =>
       h("tr", { title: sum.source ?? "" }, h("th", { scope: "row" }, name), [sum.calls, sum.input, sum.output].map((n) => h("td", null, count(n)))),
     )

@@ -1,6 +1,6 @@
 // Steps, tool calls and questions as rows with their times; a row opens to show arguments and result.
 
-import { clock, duration, words } from "./format.js"
+import { clock, duration, running, words } from "./format.js"
 import { h, say } from "./dom.js"
 import { json } from "./json.js"
 
@@ -29,7 +29,8 @@ export class Timeline {
     for (const [span, row] of this.rows) if (span.changed) row.draw(), (span.changed = false)
     for (const row of this.rows.values()) row.element.classList.toggle("void", model.isVoid(row.span))
     while (this.rows.size > MOST) this.dropFirst()
-    this.note.hidden = this.rows.size > 0
+    this.isEmpty = this.rows.size === 0
+    this.note.hidden = !this.isEmpty
     this.tick(model, now)
   }
 
@@ -89,7 +90,7 @@ class SpanRow {
   }
 
   grow(now) {
-    say(this.took, duration(Math.max(0, now - this.span.from)))
+    say(this.took, running(now - this.span.from))
   }
 
   stand(start) {
