@@ -10,7 +10,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Coroutine, Iterable, Sequence
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 from redis.asyncio import Redis
 
@@ -93,7 +93,7 @@ class Stage:
         self.keys = PartitionKeys(namespace, 0)
         self.limits = limits
         self.model = Model(LAYOUT, limits)
-        self.client: Any = server.client()  # redis-py's own types are unions that nobody wants to narrow
+        self.client = cast("Any", server.client())  # redis-py's own types are unions that nobody wants to narrow
         self.now = 1_700_000_000_000
         self._entries: list[bytes] = []  # entry IDs of model.log
         self._runner = asyncio.Runner()
