@@ -7,16 +7,17 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from processor.cli.exits import Usage
+from processor.cli.exits import FAILED, Usage
 from processor.cli.opening import opened, wait_for
 from processor.cli.output import Output, output_of
-from processor.core.errors import RunFailed, TailraceError
+from processor.core.backoff import GiveUp
+from processor.core.errors import RunCancelled, RunFailed, TailraceError
 from processor.core.json import dumps
 from processor.core.names import check_run
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Lines", "exec_"]
 
+FOREVER_SECONDS = 10 * 365 * 86400.0  # the program says how long it takes
 NO_COMMAND = 127  # as shells, env and nohup say it
 MAX_LINES = 256  # of one event
 MAX_BYTES = 32 * 1024  # of one event's lines as JSON: half of what an event may have
@@ -52,42 +54,38 @@ def exec_(
     raise typer.Exit(wait_for(_exec(output_of(ctx), run, command)))
 
 
-async def _exec(out: Output, id: str | None, command: Sequence[str]) -> int:
-    code = 0
+async def _exec(out: Output, id: str | None, command: list[str]) -> int:
+    program = _Program(out)
     async with opened(out.options) as tail:
+        task = tail.task(name="exec", retry=1, timeout_seconds=FOREVER_SECONDS)(program.execute)
+        # the process makes the input unlike any other's: the same --run again is refused instead of doing nothing
+        run = await task.options(id=id).start_here(command, os.getpid())
+        out.say(f"run {run.id}")
         try:
-            async with tail.run(id) as run:
-                out.say(f"run {run.id}")
-                code = await _Program(out, run, command).execute()
-                if code:
-                    raise RunFailed(f"exit code {code}" if code > 0 else f"ended by {_name(-code)}", run=run.id)
-                await run.emit("run.finished", {"result": {"exit_code": code}})
-        except RunFailed:
+            await run.result()
+        except (RunFailed, RunCancelled):
             pass  # the run says so; this process says it by its own exit code
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise  # it is this command that ends, not the run that was cancelled
-    return code if code >= 0 else 128 - code
+    return program.code if program.code >= 0 else 128 - program.code
 
 
 class _Program:
     """One child process whose output passes through and goes to a run."""
 
-    def __init__(self, out: Output, run: Run[Any], command: Sequence[str]) -> None:
-        self._out, self._run, self._command = out, run, command
+    def __init__(self, out: Output) -> None:
+        self._out = out
         self._queue: asyncio.Queue[tuple[Stream, list[str]] | None] = asyncio.Queue()
         self._unsent = 0  # bytes in the queue
         self._dropped = 0  # lines
+        self.code = FAILED  # of the child; negative: the signal that ended it
 
-    async def execute(self) -> int:
-        """Its exit code; negative: the signal that ended it. Cancelled, it gets SIGTERM, then SIGKILL."""
+    async def execute(self, run: Any, command: Any, pid: Any) -> dict[str, int]:
+        """The task `exec`. Cancelled, the program gets SIGTERM, then SIGKILL."""
         child = await asyncio.create_subprocess_exec(
-            *self._command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, limit=MAX_BYTES * 2
+            *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
         )
         assert child.stdout is not None
         assert child.stderr is not None
-        sending = asyncio.create_task(self._send())
+        sending = asyncio.create_task(self._send(run))
         reading = [
             asyncio.create_task(self._read("stdout", child.stdout, sys.stdout.buffer)),
             asyncio.create_task(self._read("stderr", child.stderr, sys.stderr.buffer)),
@@ -95,16 +93,19 @@ class _Program:
         try:
             with _signals_to(child):
                 await asyncio.gather(*reading)
-                code = await child.wait()
+                await child.wait()
         except asyncio.CancelledError:
             await _end(child)
             raise
         finally:
+            self.code = child.returncode if child.returncode is not None else FAILED
             for task in reading:
                 task.cancel()
             self._queue.put_nowait(None)
             await sending
-        return code
+        if self.code:
+            raise GiveUp(f"exit code {self.code}" if self.code > 0 else f"ended by {_name(-self.code)}")
+        return {"exit_code": 0}
 
     async def _read(self, stream: Stream, pipe: asyncio.StreamReader, through: Any) -> None:
         lines = Lines()
@@ -122,19 +123,19 @@ class _Program:
             self._unsent += size
             self._queue.put_nowait((stream, batch))
 
-    async def _send(self) -> None:
+    async def _send(self, run: Run[Any]) -> None:
         """One event at a time is awaited: the library's buffer stays small, ours is bounded."""
         while (item := await self._queue.get()) is not None:
             stream, batch = item
-            await self._log(LEVEL[stream], batch, stream)
+            await self._log(run, LEVEL[stream], batch, stream)
             self._unsent -= sum(map(len, batch))
             if self._dropped and not self._unsent:
                 dropped, self._dropped = self._dropped, 0
-                await self._log("error", [f"{dropped} lines were dropped while the server was away"], "tailrace")
+                await self._log(run, "error", [f"{dropped} lines were dropped while the server was away"], "tailrace")
 
-    async def _log(self, level: str, lines: list[str], logger: str) -> None:
+    async def _log(self, run: Run[Any], level: str, lines: list[str], logger: str) -> None:
         try:
-            await self._run.emit("log", {"level": level, "lines": lines, "logger": logger})
+            await run.emit("log", {"level": level, "lines": lines, "logger": logger})
         except TailraceError as error:  # the program is not ours to stop; what is sent later may succeed again
             self._out.error(error)
 

@@ -9,7 +9,6 @@ import socket
 from typing import Annotated
 
 import typer
-import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from processor.cli.exits import DONE, INTERRUPTED
@@ -78,4 +77,4 @@ def _serve_workers(settings: Settings, listener: socket.socket, workers: int, *,
     os.environ.update({variable_of(name): str(value) for name, value in told.items()})
     os.environ[CONSOLE_VARIABLE] = "1" if console else "0"
     config = config_for("processor.cli.serving:app_of_environment", settings, factory=True, workers=workers)
-    Multiprocess(config, target=uvicorn.Server(config).run, sockets=[listener]).run()
+    Multiprocess(config, sockets=[listener]).run()

@@ -27,7 +27,7 @@ __all__ = ["Web", "app_of_environment", "authorize_for", "config_for", "gateway_
 
 T = TypeVar("T")
 CONSOLE_VARIABLE = "TAILRACE_CONSOLE"  # between a gateway and its own --workers processes
-PROTOCOL = "gateway.protocol:GatewayProtocol"
+PROTOCOL = "gateway.protocol:Protocol"
 ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
