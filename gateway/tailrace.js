@@ -1,7 +1,7 @@
 // for await (const view of follow("/runs/ID/events")) out.textContent = view.text
-// view: text and messages of the current attempt, status, attempt, last (event), events (new ones), and the latest
+// view: text and messages of the current attempt, status, attempt, last (event), events (new ones), the latest
 // tailrace.* frames: open, caught_up, gap, end. after: ID to go on behind. renew: async () => new URL.
-// Resumes by itself, ends with the run. A refusal throws: error.cause is the problem.
+// Resumes by itself, ends with the run; throws a refusal, with the problem as cause.
 export async function* follow(url, { after, signal, renew } = {}) {
 	let view, retry = 2000
 	const clear = () => view = { ...view, messages: [], status: null, attempt: 0 }
@@ -12,7 +12,7 @@ export async function* follow(url, { after, signal, renew } = {}) {
 		if (id) view.last = e, after = id
 		if (/^run\.(queued|started|waiting|resumed|retrying|finished|failed|cancelled)$/.test(type))
 			view.status = STATUS[verb] ?? verb
-		if (attempt > view.attempt) { // earlier ones are void
+		if (attempt > view.attempt) { // older are void
 			view.messages = view.messages.filter(m => !(m.attempt < attempt))
 			view.attempt = attempt
 		}
@@ -45,7 +45,7 @@ export async function* follow(url, { after, signal, renew } = {}) {
 				const data = JSON.parse(f.data)
 				return take(f.event ? { type: f.event, data } : data)
 			})
-			if (frames[0]) yield { ...view, text: view.messages.map(m => m.text).join("") }
+			if (frames[0]) yield { ...view, text: view.messages.map(m => m.text).filter(t => t).join("\n\n") }
 			if (view.end) return
 		}
 		if (renew && view.denied.type == "token-expired") url = await renew()
@@ -61,9 +61,9 @@ async function* read(body) {
 	const stop = () => reader.cancel().catch(() => 0)
 	try {
 		for (;;) {
-			const silent = setTimeout(stop, 6e4) // four heartbeats
+			const late = setTimeout(stop, 6e4) // 4 heartbeats
 			const { value } = await reader.read().catch(() => 0)
-			clearTimeout(silent)
+			clearTimeout(late)
 			if (!value) return
 			yield value
 		}

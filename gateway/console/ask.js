@@ -43,17 +43,24 @@ export class AskBox {
 // The control that fits the answer's JSON schema: {nodes, read(submitter), buttons}
 function fieldFor(schema) {
   if (schema.type === "boolean") return choices([["Yes", true], ["No", false]])
-  if (Array.isArray(schema.enum) && schema.enum.length <= 6) return choices(schema.enum.map((value) => [String(value), value]))
+  if (Array.isArray(schema.enum)) return oneOf(schema.enum)
   if (schema.type === "integer" || schema.type === "number") {
     const input = h("input", { id: "answer", type: "number", required: true, step: schema.type === "integer" ? "1" : "any" })
     return { nodes: [input], read: () => input.valueAsNumber }
   }
-  if (schema.type === "string" || schema.type === undefined) {
+  if (schema.type === "string" || !Object.keys(schema).length) {
     const area = h("textarea", { id: "answer", rows: 2, required: true })
     return { nodes: [area], read: () => area.value }
   }
   const area = h("textarea", { id: "answer", class: "mono", rows: 5, value: JSON.stringify(skeleton(schema), null, 2) })
   return { nodes: [area], read: () => JSON.parse(area.value) }
+}
+
+function oneOf(values) {
+  const pairs = values.map((value) => [typeof value === "string" ? value : JSON.stringify(value), value])
+  if (pairs.length <= 6) return choices(pairs)
+  const select = h("select", { id: "answer" }, pairs.map(([label], index) => h("option", { value: String(index) }, label)))
+  return { nodes: [select], read: () => values[Number(select.value)] }
 }
 
 function choices(pairs) {

@@ -73,7 +73,7 @@ export class Header {
 
   // An open question has its own box.
   drawNotice(state, status, model) {
-    const text = ENDED.has(status) || (status === "waiting" && model.asking) ? "" : noticeOf(state)
+    const text = ENDED.has(status) || (status === "waiting" && model.asking) ? "" : noticeOf(state, model)
     if (text === this.shownNotice) return
     this.shownNotice = text
     this.notice.hidden = !text
@@ -129,8 +129,8 @@ const REASONS = {
   error: "Failed:",
 }
 
-function noticeOf(state) {
-  if (state?.cancel) return "A cancel was asked for; the function has not stopped yet."
+function noticeOf(state, model) {
+  if (model.cancelling) return "A cancel was asked for; the function has not stopped yet."
   return state?.waiting_for ?? ""
 }
 

@@ -48,6 +48,7 @@ export class RunModel {
     this.lasting = undefined // the state less what attempts wrote: where a new attempt begins
     this.result = undefined
     this.failure = null
+    this.cancelling = false
     this.asking = null // {ask, question, schema}
     this.gaps = []
     this.from = null
@@ -262,6 +263,7 @@ const HANDLERS = new Map([
   ["run.waiting", wait],
   ["run.resumed", resume],
   ["run.retrying", retry],
+  ["run.cancel_requested", (model) => (model.cancelling = true)],
   ["run.finished", (model, data) => (model.result = data.result)],
   ["run.failed", (model, data) => (model.failure = data)],
   ["message.started", started("message")],

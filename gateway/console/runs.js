@@ -25,7 +25,7 @@ export class Runs {
     clearTimeout(this.retry)
     this.source?.close()
     this.source = new EventSource(liveUrl)
-    this.source.onopen = () => this.link("live")
+    this.source.onopen = () => this.began()
     this.source.onmessage = ({ data }) => this.take(JSON.parse(data).runs)
     this.source.onerror = () => this.broke()
   }
@@ -47,10 +47,20 @@ export class Runs {
     say(this.live, { live: "live", connecting: "connecting…", paused: "paused" }[state])
   }
 
+  began() {
+    this.link("live")
+    this.isFirst = true
+  }
+
+  // The first frame of a connection is the whole first page, in order. Later on a run comes first when its status
+  // changed, and stays where it is when only its feed grew.
   take(runs) {
-    const changed = new Map(runs.map((state) => [state.run, state]))
-    for (const [run, state] of this.states) if (!changed.has(run)) changed.set(run, state)
-    this.states = changed
+    const comes = (state) => this.isFirst || this.states.get(state.run)?.status !== state.status
+    const ahead = new Map(runs.filter(comes).map((state) => [state.run, state]))
+    for (const state of runs) if (!ahead.has(state.run)) this.states.set(state.run, state)
+    for (const [run, state] of this.states) if (!ahead.has(run)) ahead.set(run, state)
+    this.states = ahead
+    this.isFirst = false
     for (const state of runs) this.onChange(state)
     if (!this.known) this.onFirst()
     this.known = true

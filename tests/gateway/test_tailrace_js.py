@@ -220,8 +220,8 @@ async def test_failed_attempts_leave_no_text() -> None:
     async with serving(Answer(parts, then="end")) as script:
         seen = await play(script)
     texts = [view["text"] for view in seen["views"]]
-    assert texts[-1] == "outside right"
-    assert not any("wrongright" in text for text in texts)
+    assert texts[-1] == "outside \n\nright"
+    assert not any("wrong" in text and "right" in text for text in texts)
     assert seen["views"][-1]["attempt"] == 2
 
 
@@ -243,7 +243,7 @@ async def test_messages_by_their_ids() -> None:
         seen = await play(script)
     messages = [(m["message"], m.get("role"), m["text"]) for m in seen["views"][-1]["messages"]]
     assert messages == [("a", "assistant", "A"), ("b", "user", "B"), ("c", None, "C")]
-    assert seen["views"][-1]["text"] == "ABC"
+    assert seen["views"][-1]["text"] == "A\n\nB\n\nC"
 
 
 @needs_node
