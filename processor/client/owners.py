@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from processor.client.signals import on_stop, watch_signals
 from processor.core.errors import ServerError
 from processor.core.keys import PartitionKeys
 from processor.store.connection import speaking_of
@@ -56,11 +58,17 @@ class Owners:
         self._controls: dict[str, _Control] = {}
         self._renewing: asyncio.Task[None] | None = None
         self._soon = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._unwatch: Callable[[], None] | None = None
 
     async def add(self, owned: Owned) -> None:
         """From now on it is renewed. Returns when cancels of its partition are heard."""
         session = self._session
         self._owned[owned.run] = owned
+        if self._unwatch is None:
+            self._unwatch = on_stop(self._on_signal)
+        else:
+            watch_signals()
         if self._renewing is None:
             self._renewing = asyncio.get_running_loop().create_task(self._renew(), name="tailrace-renew")
         session.keep_passes()
@@ -115,6 +123,16 @@ class Owners:
                 elif answer.startswith("closed") or answer == "stale":
                     owned.on_ended(answer)
 
+    def _on_signal(self, number: int) -> None:
+        """SIGINT: somebody waits at a terminal, so what runs here ends now. SIGTERM: a deploy, so it may finish."""
+        seconds = 0.0 if number == signal.SIGINT else self._session.settings.drain_seconds
+        self._loop.call_soon_threadsafe(self._loop.call_later, seconds, self._stop_all)
+
+    def _stop_all(self) -> None:
+        for owned in list(self._owned.values()):
+            if owned.task is not None:
+                owned.task.cancel()
+
     async def close(self, drain_seconds: float) -> None:
         """Lets executions end by themselves for so long, then stops them."""
         tasks = [owned.task for owned in self._owned.values() if owned.task is not None and not owned.task.done()]
@@ -124,6 +142,8 @@ class Owners:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=2.0)
+        if self._unwatch is not None:
+            self._unwatch()
         if self._renewing is not None:
             self._renewing.cancel()
             await asyncio.gather(self._renewing, return_exceptions=True)

@@ -16,7 +16,7 @@ from processor.client.execution import Execution, Job, in_thread, same_start
 from processor.client.inputs import Inputs
 from processor.client.run import Run
 from processor.core.backoff import Retry
-from processor.core.errors import BadInput, IllegalEvent, NotAwaited
+from processor.core.errors import BadInput, IllegalEvent, NotAwaited, RunClosed
 from processor.core.events import draft
 from processor.core.json import dumps, loads
 from processor.core.names import check_labels, check_name, check_run
@@ -197,7 +197,7 @@ class Task(Generic[P, R]):
         )
         try:
             await execution.begin()
-        except IllegalEvent:
+        except (IllegalEvent, RunClosed):
             await same_start(run, job.start)
         else:
             execution.launch()
