@@ -74,7 +74,7 @@ class ModelRun:
 
     def id_of(self, position: Position, number: int) -> FeedId | None:
         found = position.ids.get(number)
-        return None if found is None or self.feed_gone or found.seq < self.first else found
+        return None if found is None or self.feed_gone or self.broken or found.seq < self.first else found
 
 
 def next_status(status: str | None, type: str, live: bool) -> str | None:
