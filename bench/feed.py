@@ -1,0 +1,4 @@
+from bench.report import Report
+
+
+def bench(**k) -> Report: ...
