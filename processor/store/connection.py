@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 from urllib.parse import urlsplit
 
 import hiredis
@@ -31,7 +31,9 @@ from processor.core.errors import (
     SettingsError,
 )
 
-__all__ = ["Address", "Wire", "commands", "execute", "pack", "redact", "server_error", "speaking_of"]
+__all__ = ["Address", "Wire", "commands", "execute", "pack", "redact", "server_error", "speaking_of", "uncancelled"]
+
+T = TypeVar("T")
 
 CONNECT_SECONDS: Final = 5.0
 COMMAND_SECONDS: Final = 5.0
@@ -234,7 +236,18 @@ def commands(address: Address) -> Redis:
 async def execute(redis: Redis, *command: bytes | str | int) -> Any:
     """A raw command; the reply as RESP2 has it."""
     untyped: Any = redis
-    return await untyped.execute_command(*command)
+    return await uncancelled(untyped.execute_command(*command))
+
+
+async def uncancelled(call: Awaitable[T]) -> T:
+    """What a call of redis-py gives, cancellation included: it uses wait_for, and Python 3.11's swallows a cancellation
+    that comes in the same turn of the loop as the result."""
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    result = await call
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
+    return result
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from processor.core.errors import BadInput
 from processor.core.json import loads
 from processor.core.keys import Keyspace
 from processor.core.lifecycle import TERMINAL, Status
-from processor.store.connection import execute
+from processor.store.connection import execute, uncancelled
 
 __all__ = [
     "RunState",
@@ -154,7 +154,7 @@ async def read_states(space: Space, runs: Sequence[str]) -> list[RunState | None
     async with space.redis.pipeline(transaction=False) as pipe:
         for run in runs:
             pipe.execute_command("HGETALL", space.keys.of(run).run(run))
-        replies = await pipe.execute()
+        replies = await uncancelled(pipe.execute())
     states: list[RunState | None] = []
     for run, reply in zip(runs, replies, strict=True):
         fields = (

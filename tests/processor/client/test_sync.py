@@ -1,0 +1,68 @@
+"""`.sync`: the same, blocking."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from processor import Run, Tailrace
+from tests.support.servers import TestServer
+
+
+@pytest.fixture
+def tail(server: TestServer, namespace: str) -> Tailrace:
+    return Tailrace(server.url, namespace=namespace)
+
+
+def test_everything_blocks(tail: Tailrace) -> None:
+    """Starting, writing, following and reading work without an event loop."""
+
+    @tail.task
+    async def answer(run: Run, prompt: str) -> str:
+        run.write(prompt)
+        return prompt
+
+    with tail.sync as sync:
+        run = answer.sync.start_here("hi")
+        assert run.result(timeout_seconds=5) == "hi"
+        assert run.text() == "hi"
+        assert [event.type for event in run.follow()][-1] == "run.finished"
+        with sync.run("block") as block:
+            assert block.log("line").startswith("2-")
+            with block.message() as message:
+                message.write("text")
+        assert block.state().status == "succeeded"
+        assert sorted(state.run for state in sync.runs()) == sorted([run.id, "block"])
+        queued = answer.sync.options(thread="t").start("x")
+        active = sync.thread("t").active()
+        assert active is not None
+        assert active.id == queued.id
+        assert queued.cancel()
+
+
+async def test_a_sync_call_in_its_own_loop_is_refused(tail: Tailrace) -> None:
+    """Blocking the loop that would have to do the work is an error, not a deadlock."""
+    from processor.client.sync import Portal, SyncRun
+
+    with pytest.raises(RuntimeError, match="wait for ever"):
+        SyncRun(tail.run("r"), Portal.of_running_loop()).state()
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_opens_its_own(tail: Tailrace) -> None:
+    """After fork() the child has its own loop, connection and producer, and nothing of the parent's is lost or doubled."""
+    with tail.sync as sync:
+        run = sync.run("r")
+        run.log("parent")
+        child = os.fork()
+        if child == 0:
+            try:
+                tail.sync.run("r").log("child")
+                tail.sync.close()
+                os._exit(0)
+            except BaseException:
+                os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+        run.log("parent again")
+        assert [event.data["lines"] for event in run.follow(live=False)] == [["parent"], ["child"], ["parent again"]]

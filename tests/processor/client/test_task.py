@@ -1,0 +1,350 @@
+"""Tasks: executed here, queued for a worker."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import pytest
+from pydantic import BaseModel
+
+from processor import GiveUp, Retry, RetryLater, Run, Tailrace
+from processor.core.errors import BadInput, NotAwaited, RunCancelled, RunExists, RunFailed, ThreadBusy
+from tests.support.until import until
+
+
+class Order(BaseModel):
+    cents: int
+
+
+@dataclass
+class Place:
+    row: int
+
+
+async def types(run: Run) -> list[str]:
+    return [event.type async for event in run.follow(live=False)]
+
+
+async def test_start_here_runs_and_finishes(tail: Tailrace) -> None:
+    """The return value is the run's result, and everything written stands before its end."""
+
+    @tail.task
+    async def answer(run: Run, prompt: str, *, times: int = 2) -> dict[str, str]:
+        run.write(prompt * times)
+        return {"text": await run.text()}
+
+    run = await answer.start_here("ab")
+    with anyio.fail_after(5):
+        assert await run.result() == {"text": "abab"}
+    first = [event async for event in run.follow(live=False)][0]
+    assert first.data == {"task": "answer", "input": {"prompt": "ab", "times": 2}}
+    assert first.attempt == 1
+
+
+async def test_failed_tries_are_retried_and_their_text_dropped(tail: Tailrace) -> None:
+    """Each try is an attempt; readers of text() see the last one's alone."""
+    tries = 0
+
+    @tail.task(retry=Retry(attempts=3, base_seconds=0.001))
+    async def flaky(run: Run) -> int:
+        nonlocal tries
+        tries += 1
+        run.write(f"try {tries}")
+        if tries < 3:
+            raise ValueError("not yet")
+        return tries
+
+    run = await flaky.start_here()
+    with anyio.fail_after(5):
+        assert await run.result() == 3
+    assert await run.text() == "try 3"
+    seen = [(event.type, event.attempt) async for event in run.follow(live=False) if event.type.startswith("run.")]
+    assert seen == [
+        *(("run.started", 1), ("run.retrying", 2), ("run.started", 2), ("run.retrying", 3), ("run.started", 3)),
+        ("run.finished", 3),
+    ]
+    assert (await run.state()).attempt == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "attempts"),
+    [
+        (ValueError("bad"), "error", 2),
+        (KeyError("never"), "error", 1),
+        (GiveUp("nothing to do"), "given_up", 1),
+        (TimeoutError("slow"), "timeout", 2),
+    ],
+)
+async def test_the_last_failure_fails_the_run(tail: Tailrace, error: Exception, reason: str, attempts: int) -> None:
+    """Retries end by their number, by an error that is never retried, by GiveUp."""
+
+    @tail.task(retry=Retry(attempts=2, base_seconds=0.001, never=(KeyError,)))
+    async def failing(run: Run) -> None:
+        raise error
+
+    run = await failing.start_here()
+    with anyio.fail_after(5), pytest.raises(RunFailed) as failed:
+        await run.result()
+    assert failed.value.reason == reason
+    state = await run.state()
+    assert (state.status, state.attempt) == ("failed", attempts)
+    assert state.error is not None
+    assert str(error) in state.error
+
+
+async def test_retry_later_is_no_failed_try(tail: Tailrace) -> None:
+    """RetryLater tries again after its time however often."""
+    tries = 0
+
+    @tail.task(retry=1)
+    async def later(run: Run) -> int:
+        nonlocal tries
+        tries += 1
+        if tries < 4:
+            raise RetryLater(0.001)
+        return tries
+
+    with anyio.fail_after(5):
+        assert await (await later.start_here()).result() == 4
+
+
+async def test_a_try_has_its_time(tail: Tailrace) -> None:
+    """A try that takes longer than timeout_seconds is cancelled and counts as failed."""
+
+    @tail.task(retry=1, timeout_seconds=0.05)
+    async def slow(run: Run) -> None:
+        await asyncio.sleep(30)
+
+    run = await slow.start_here()
+    with anyio.fail_after(5), pytest.raises(RunFailed) as failed:
+        await run.result()
+    assert failed.value.reason == "timeout"
+
+
+async def test_cancel_reaches_the_function(tail: Tailrace) -> None:
+    """A cancel is an ordinary cancellation; what the function writes while it cleans up stands before the end."""
+
+    @tail.task
+    async def endless(run: Run) -> None:
+        try:
+            await asyncio.sleep(30)
+        finally:
+            run.log("cleaned up")
+
+    run = await endless.start_here()
+    assert await run.cancel("stop")
+    with anyio.fail_after(2), pytest.raises(RunCancelled, match="stop"):
+        await run.result()
+    assert await types(run) == ["run.started", "run.cancel_requested", "log", "run.cancelled"]
+
+
+async def test_cancel_in_backoff_ends_the_run(tail: Tailrace) -> None:
+    """A run that waits for its next try is queued, so a cancel ends it at once."""
+
+    @tail.task(retry=Retry(attempts=2, base_seconds=60, cap_seconds=60))
+    async def failing(run: Run) -> None:
+        raise ValueError("again")
+
+    run = await failing.start_here()
+    with anyio.fail_after(5):
+        await until(lambda: _is(run, "queued"), "the run waits for its next try")
+        assert await run.cancel()
+        with pytest.raises(RunCancelled):
+            await run.result()
+
+
+async def _is(run: Run, status: str) -> bool:
+    return (await run.state()).status == status
+
+
+async def test_ask_waits_for_an_answer_and_keeps_it_for_the_next_attempt(tail: Tailrace) -> None:
+    """A person's answer resumes the run; an attempt that asks again is answered at once; a wrong type is asked for again."""
+    tries = 0
+
+    @tail.task(retry=Retry(attempts=2, base_seconds=0.001))
+    async def asking(run: Run) -> int:
+        nonlocal tries
+        row = await run.ask("which row?", int)
+        tries += 1
+        if tries == 1:
+            raise ValueError("once more")
+        return row
+
+    run = await asking.start_here()
+    with anyio.fail_after(10):
+        await until(lambda: _is(run, "waiting"), "the run waits")
+        first = (await run.state()).ask
+        await run.answer("no number")
+        await until(lambda: _asks_anew(run, first), "the run asks again")
+        await run.answer(7)
+        assert await run.result() == 7
+    assert (await types(run)).count("run.waiting") == 3 - 1
+
+
+async def _asks_anew(run: Run, first: str | None) -> bool:
+    state = await run.state()
+    return state.status == "waiting" and state.ask != first
+
+
+async def test_ask_may_time_out(tail: Tailrace) -> None:
+    """Without an answer in time the function gets TimeoutError and the run goes on."""
+
+    @tail.task
+    async def asking(run: Run) -> str:
+        try:
+            return await run.ask("anybody?", str, timeout_seconds=0.05)
+        except TimeoutError:
+            return "nobody"
+
+    with anyio.fail_after(5):
+        assert await (await asking.start_here()).result() == "nobody"
+
+
+async def test_start_queues_for_a_worker(tail: Tailrace) -> None:
+    """start returns when Redis has it, and state says what the run waits for."""
+
+    @tail.task
+    async def answer(run: Run, prompt: str) -> str:
+        return prompt
+
+    run = await answer.options(labels={"user": "ada"}, delay_seconds=3600).start("why")
+    state = await run.state()
+    assert (state.status, state.task, state.labels) == ("queued", "answer", {"user": "ada"})
+    run = await answer.start("why")
+    assert (await run.state()).waiting_for == 'a worker: none that has task "answer" is alive'
+    assert await run.cancel()
+    assert (await run.state()).status == "cancelled"
+
+
+async def test_the_same_id_and_input_is_the_same_run(tail: Tailrace) -> None:
+    """A second start returns the first run; another input is RunExists."""
+
+    @tail.task
+    async def answer(run: Run, prompt: str) -> str:
+        return prompt
+
+    for start in ("start", "start_here"):
+        named = answer.options(id=f"one-{start}")
+        first = await getattr(named, start)("a")
+        again = await getattr(named, start)("a")
+        assert first.id == again.id
+        with pytest.raises(RunExists):
+            await getattr(named, start)("b")
+    assert await types(first) == ["run.started", "run.finished"] or await first.result() == "a"
+
+
+async def test_a_thread_has_one_active_run(tail: Tailrace) -> None:
+    """The second turn of a conversation waits for the first; then it follows it."""
+
+    @tail.task
+    async def answer(run: Run, prompt: str) -> str:
+        return await run.ask(prompt, str)
+
+    turn = answer.options(thread="chat")
+    first = await turn.start_here("one?")
+    active = await tail.thread("chat").active()
+    assert active is not None
+    assert active.id == first.id
+    assert first.id.startswith("chat~")
+    with pytest.raises(ThreadBusy) as busy:
+        await turn.start_here("two?")
+    assert busy.value.run == first.id
+    with anyio.fail_after(5):
+        await until(lambda: _is(first, "waiting"), "the run waits")
+        await first.answer("yes")
+        await first.result()
+        second = await turn.start_here("two?")
+    assert [state.run async for state in tail.thread("chat").runs()] == [second.id, first.id]
+    await second.cancel()
+
+
+async def test_inputs_are_checked(tail: Tailrace) -> None:
+    """Parameters of any type that pydantic knows arrive as that type; what does not fit is refused at start."""
+    got: list[Any] = []
+
+    @tail.task
+    async def typed(run: Run, order: Order, place: Place, name: str = "x") -> None:
+        got.extend((order, place, name))
+
+    run = await typed.start_here(Order(cents=5), Place(row=1))
+    with anyio.fail_after(5):
+        await run.result()
+    assert got == [Order(cents=5), Place(row=1), "x"]
+    first = [event async for event in run.follow(live=False)][0]
+    assert first.data["input"] == {"order": {"cents": 5}, "place": {"row": 1}, "name": "x"}
+    with pytest.raises(BadInput, match="order does not fit: cents"):
+        await typed.start_here({"cents": "many"}, {"row": 1})  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="name is int, not str"):
+        await typed.start_here(Order(cents=5), Place(row=1), 5)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="missing a required argument"):
+        await typed.start_here()  # type: ignore[call-arg]
+
+
+async def test_a_plain_function_runs_in_a_thread(tail: Tailrace) -> None:
+    """A def is a task as well; its handle blocks where an async one would be awaited."""
+
+    @tail.task
+    def plain(run: Any, x: int) -> int:
+        assert run.write("text").startswith("3-")
+        with run.step("more"):
+            run.log("line")
+        return x + 1
+
+    run = await plain.start_here(1)
+    with anyio.fail_after(5):
+        assert await run.result() == 2
+    assert await run.text() == "text"
+
+
+async def test_a_forgotten_await_is_told(tail: Tailrace) -> None:
+    """What start returns says where it was forgotten, when touched and when dropped."""
+
+    @tail.task
+    async def answer(run: Run) -> None: ...
+
+    with pytest.raises(NotAwaited, match=r"answer\.start\(\.\.\.\) at test_task\.py:\d+ was not awaited") as told:
+        answer.start().id  # type: ignore[attr-defined]  # noqa: B018
+    assert "answer.sync.start(...)" in str(told.value)
+    with pytest.warns(RuntimeWarning, match="was not awaited"):
+        answer.start()
+
+
+async def test_a_result_that_is_not_json_fails_the_run(tail: Tailrace) -> None:
+    """A result that cannot be stored is a failure like any other."""
+
+    @tail.task(retry=1)
+    async def odd(run: Run) -> object:
+        return object()
+
+    with anyio.fail_after(5), pytest.raises(RunFailed, match="cannot be written as JSON"):
+        await (await odd.start_here()).result()
+
+
+async def test_a_lost_owner_is_told(brisk: Tailrace) -> None:
+    """A run whose process stops renewing ends as owner_lost; the process, when it is back, writes nothing more."""
+
+    @brisk.task
+    async def frozen(run: Run) -> None:
+        await asyncio.sleep(30)
+
+    run = await frozen.start_here()
+    session = await brisk.session()
+    session.owners._renewing.cancel()  # type: ignore[union-attr]  # the process freezes, its passes do not
+    with anyio.fail_after(10), pytest.raises(RunFailed) as failed:
+        await run.result()
+    assert failed.value.reason == "owner_lost"
+
+
+async def test_a_renewed_owner_is_not_lost(brisk: Tailrace) -> None:
+    """A run may take longer than many terms."""
+
+    @brisk.task
+    async def slow(run: Run) -> str:
+        await asyncio.sleep(2)
+        return "done"
+
+    with anyio.fail_after(10):
+        assert await (await slow.start_here()).result() == "done"
