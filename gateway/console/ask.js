@@ -6,7 +6,12 @@ import { h } from "./dom.js"
 export class AskBox {
   constructor(run) {
     this.run = run
-    this.element = h("form", { class: "ask", hidden: true, ariaLabel: "Answer", on: { submit: (event) => this.submit(event) } })
+    this.element = h("form", {
+      class: "ask",
+      hidden: true,
+      ariaLabel: "Answer",
+      on: { submit: (event) => this.submit(event) },
+    })
     this.shown = null
   }
 
@@ -24,9 +29,18 @@ export class AskBox {
     const field = fieldFor(Object(schema))
     this.read = field.read
     this.error = h("p", { class: "error-text", role: "alert" })
-    const label = h("label", { htmlFor: "answer" }, question || "The run waits for an answer.")
+    const text = question || "The run waits for an answer."
+    const label = field.buttons
+      ? h("p", { class: "question" }, text)
+      : h("label", { class: "question", htmlFor: "answer" }, text)
     const send = field.buttons ? null : h("button", { class: "primary" }, "Answer")
-    this.element.replaceChildren(label, h("div", { class: "ask-row" }, field.nodes, send), this.error)
+    const row = h(
+      "div",
+      { class: "ask-row", role: field.buttons ? "group" : null, ariaLabel: field.buttons ? text : null },
+      field.nodes,
+      send,
+    )
+    this.element.replaceChildren(label, row, this.error)
   }
 
   async submit(event) {
@@ -42,10 +56,19 @@ export class AskBox {
 
 // The control that fits the answer's JSON schema: {nodes, read(submitter), buttons}
 function fieldFor(schema) {
-  if (schema.type === "boolean") return choices([["Yes", true], ["No", false]])
+  if (schema.type === "boolean")
+    return choices([
+      ["Yes", true],
+      ["No", false],
+    ])
   if (Array.isArray(schema.enum)) return oneOf(schema.enum)
   if (schema.type === "integer" || schema.type === "number") {
-    const input = h("input", { id: "answer", type: "number", required: true, step: schema.type === "integer" ? "1" : "any" })
+    const input = h("input", {
+      id: "answer",
+      type: "number",
+      required: true,
+      step: schema.type === "integer" ? "1" : "any",
+    })
     return { nodes: [input], read: () => input.valueAsNumber }
   }
   if (schema.type === "string" || !Object.keys(schema).length) {
@@ -59,12 +82,18 @@ function fieldFor(schema) {
 function oneOf(values) {
   const pairs = values.map((value) => [typeof value === "string" ? value : JSON.stringify(value), value])
   if (pairs.length <= 6) return choices(pairs)
-  const select = h("select", { id: "answer" }, pairs.map(([label], index) => h("option", { value: String(index) }, label)))
+  const select = h(
+    "select",
+    { id: "answer" },
+    pairs.map(([label], index) => h("option", { value: String(index) }, label)),
+  )
   return { nodes: [select], read: () => values[Number(select.value)] }
 }
 
 function choices(pairs) {
-  const nodes = pairs.map(([label], index) => h("button", { value: String(index), id: index ? "" : "answer", class: index ? "" : "primary" }, label))
+  const nodes = pairs.map(([label], index) =>
+    h("button", { value: String(index), class: index ? "" : "primary" }, label),
+  )
   return { nodes, buttons: true, read: (submitter) => pairs[Number(submitter?.value ?? 0)][1] }
 }
 
@@ -72,5 +101,7 @@ const EMPTY = { string: "", integer: 0, number: 0, boolean: false, array: [], ob
 
 function skeleton({ type, properties }) {
   if (type !== "object") return EMPTY[type] ?? null
-  return Object.fromEntries(Object.entries(Object(properties)).map(([name, of]) => [name, of?.default ?? EMPTY[of?.type] ?? null]))
+  return Object.fromEntries(
+    Object.entries(Object(properties)).map(([name, of]) => [name, of?.default ?? EMPTY[of?.type] ?? null]),
+  )
 }

@@ -50,9 +50,16 @@ export class Events {
   pick(event) {
     this.chosen.hidden = "mark" in event
     if (this.chosen.hidden) return
-    const close = h("button", { type: "button", class: "quiet", on: { click: () => (this.chosen.hidden = true) } }, "Close")
+    const close = h(
+      "button",
+      { type: "button", class: "quiet", on: { click: () => (this.chosen.hidden = true) } },
+      "Close",
+    )
     const copy = copyButton("Copy", () => JSON.stringify(event))
-    this.chosen.replaceChildren(h("div", { class: "chosen-head" }, `${event.type} · ${event.id}`, copy, close), json(event))
+    this.chosen.replaceChildren(
+      h("div", { class: "chosen-head" }, `${event.type} · ${event.id}`, copy, close),
+      json(event),
+    )
   }
 }
 

@@ -21,7 +21,12 @@ export function ago(ms, now = Date.now()) {
   return `${Math.floor(seconds / 86_400)} d`
 }
 
-const clockFormat = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false })
+const clockFormat = new Intl.DateTimeFormat(undefined, {
+  hour: "2-digit",
+  minute: "2-digit",
+  second: "2-digit",
+  hour12: false,
+})
 const dateFormat = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" })
 
 export const clock = (ms) => clockFormat.format(ms)
@@ -34,6 +39,7 @@ export const timeOf = (id) => Number(id.slice(id.indexOf("-") + 1))
 export const seqOf = (id) => Number(id.slice(0, id.indexOf("-")))
 
 // Colours and cursor movements that programs write for terminals.
-export const withoutEscapes = (text) => text.replace(/\u001b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\u0007\u001b]*(?:\u0007|\u001b\\))/g, "")
+export const withoutEscapes = (text) =>
+  text.replace(/\u001b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\u0007\u001b]*(?:\u0007|\u001b\\))/g, "")
 
 export const words = (value) => (typeof value === "string" ? value : (JSON.stringify(value) ?? ""))

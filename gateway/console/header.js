@@ -22,9 +22,25 @@ export class Header {
     this.progress = h("progress", { max: 1, hidden: true, ariaLabel: "Progress" })
     this.stop = h("button", { type: "button", class: "danger", on: { click: () => this.askCancel() } }, "Cancel run")
     this.refusal = h("p", { class: "error-text", role: "alert" })
-    const actions = h("div", { class: "actions" }, copyButton("Copy ID", run), copyButton("Copy link", () => location.href), this.stop)
+    const actions = h(
+      "div",
+      { class: "actions" },
+      copyButton("Copy ID", run),
+      copyButton("Copy link", () => location.href),
+      this.stop,
+    )
     const top = h("div", { class: "title" }, this.status, this.title, actions)
-    this.element = h("header", { class: "head" }, this.back, top, h("div", { class: "about" }, this.id, this.facts, this.labels), this.progress, this.refusal, this.notice, this.error)
+    this.element = h(
+      "header",
+      { class: "head" },
+      this.back,
+      top,
+      h("div", { class: "about" }, this.id, this.facts, this.labels),
+      this.progress,
+      this.refusal,
+      this.notice,
+      this.error,
+    )
   }
 
   // state: RunState of WIRE 5, or null until it is read; now: the server's time.
@@ -67,7 +83,15 @@ export class Header {
     if (key === this.shownLabels) return
     this.shownLabels = key
     const chip = ([text, find]) =>
-      h("li", null, h("button", { type: "button", class: "chip", title: "Show runs with it", on: { click: () => this.onFilter(find) } }, text))
+      h(
+        "li",
+        null,
+        h(
+          "button",
+          { type: "button", class: "chip", title: "Show runs with it", on: { click: () => this.onFilter(find) } },
+          text,
+        ),
+      )
     this.labels.replaceChildren(...pairs.map(chip))
   }
 
@@ -87,21 +111,39 @@ export class Header {
     this.shownError = key
     this.error.hidden = !text
     const traceback = model.failure?.traceback
-    const more = typeof traceback === "string" && h("details", null, h("summary", null, "Traceback"), h("pre", { class: "code" }, traceback))
+    const more =
+      typeof traceback === "string" &&
+      h("details", null, h("summary", null, "Traceback"), h("pre", { class: "code" }, traceback))
     this.error.replaceChildren(h("strong", null, REASONS[model.failure?.reason] ?? "Failed"), " ", text, more || "")
   }
 
   askCancel() {
     const reason = h("input", { id: "reason", placeholder: "Reason, for the record", autocomplete: "off" })
-    const form = h("form", { method: "dialog" }, h("h2", null, "Cancel this run?"), h("label", { htmlFor: "reason" }, "The function is asked to stop; what it wrote stays."), reason)
-    form.append(h("div", { class: "actions" }, h("button", { value: "", formNoValidate: true }, "Keep it running"), h("button", { value: "cancel", class: "danger" }, "Cancel run")))
+    const form = h(
+      "form",
+      { method: "dialog" },
+      h("h2", null, "Cancel this run?"),
+      h("label", { htmlFor: "reason" }, "The function is asked to stop; what it wrote stays."),
+      reason,
+    )
+    form.append(
+      h(
+        "div",
+        { class: "actions" },
+        h("button", { value: "", formNoValidate: true }, "Keep it running"),
+        h("button", { value: "cancel", class: "danger" }, "Cancel run"),
+      ),
+    )
     const dialog = h("dialog", { ariaLabel: "Cancel this run?" }, form)
     dialog.addEventListener("close", () => {
       dialog.remove()
       if (dialog.returnValue === "cancel") this.sendCancel(reason.value.trim())
     })
     // Enter in the field means what the field is for.
-    reason.addEventListener("keydown", (event) => event.key === "Enter" && (event.preventDefault(), dialog.close("cancel")))
+    reason.addEventListener(
+      "keydown",
+      (event) => event.key === "Enter" && (event.preventDefault(), dialog.close("cancel")),
+    )
     document.body.append(dialog)
     dialog.showModal()
     reason.focus()

@@ -38,7 +38,10 @@ const member = (key, value, isArray) =>
 function summary(value, size) {
   const text = JSON.stringify(value)
   const preview = text.length > 90 ? `${text.slice(0, 90)}…` : text
-  return [h("span", { class: "json-size" }, Array.isArray(value) ? `[${size}]` : `{${size}}`), h("span", { class: "json-preview" }, preview)]
+  return [
+    h("span", { class: "json-size" }, Array.isArray(value) ? `[${size}]` : `{${size}}`),
+    h("span", { class: "json-preview" }, preview),
+  ]
 }
 
 function leaf(value) {

@@ -17,13 +17,21 @@ const rank = (line) => {
 export class Logs {
   constructor() {
     this.level = h("select", { on: { change: () => this.filter() } }, h("option", { value: "0" }, "all levels"))
-    for (const name of LEVELS.slice(1)) this.level.append(h("option", { value: String(LEVELS.indexOf(name)) }, `${name} and above`))
+    for (const name of LEVELS.slice(1))
+      this.level.append(h("option", { value: String(LEVELS.indexOf(name)) }, `${name} and above`))
     this.search = h("input", { type: "search", placeholder: "Find in lines", on: { input: () => this.filter() } })
     this.number = h("span", { class: "number", role: "status" })
     this.newest = h("button", { type: "button", class: "quiet", on: { click: () => this.list.toEnd() } }, "Newest")
     this.list = new VirtualList({ label: "Log lines", row: rowOf, pick: (line) => this.pick(line) })
     this.chosen = h("div", { class: "chosen", hidden: true })
-    const tools = h("div", { class: "tools" }, labelled("Level", this.level), labelled("Find", this.search), this.number, this.newest)
+    const tools = h(
+      "div",
+      { class: "tools" },
+      labelled("Level", this.level),
+      labelled("Find", this.search),
+      this.number,
+      this.newest,
+    )
     this.element = h("section", { class: "lines" }, tools, this.list.element, this.chosen)
     this.shown = []
     this.source = []
@@ -32,7 +40,8 @@ export class Logs {
   filter() {
     const least = Number(this.level.value)
     const wanted = this.search.value.toLowerCase()
-    this.fits = (line) => "mark" in line || (rank(line) >= least && (!wanted || line.text.toLowerCase().includes(wanted)))
+    this.fits = (line) =>
+      "mark" in line || (rank(line) >= least && (!wanted || line.text.toLowerCase().includes(wanted)))
     this.shown = this.all() ? this.source : this.source.filter(this.fits)
     this.read = this.source.length
     this.show()
@@ -63,7 +72,11 @@ export class Logs {
     this.chosen.hidden = "mark" in line
     if (this.chosen.hidden) return
     const about = [levelOf(line), preciseClock(line.ms), line.logger, line.attempt && `attempt ${line.attempt}`]
-    const close = h("button", { type: "button", class: "quiet", on: { click: () => (this.chosen.hidden = true) } }, "Close")
+    const close = h(
+      "button",
+      { type: "button", class: "quiet", on: { click: () => (this.chosen.hidden = true) } },
+      "Close",
+    )
     const head = h("div", { class: "chosen-head" }, about.filter(Boolean).join(" · "), close)
     const fields = line.fields === undefined ? null : json(line.fields)
     this.chosen.replaceChildren(head, h("pre", { class: "code" }, line.text), fields ?? "")

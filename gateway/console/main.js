@@ -78,7 +78,8 @@ function move(step) {
 
 function escape() {
   if (document.activeElement === text && text.value) return find("")
-  if (document.activeElement !== document.body && document.activeElement !== detail) return document.activeElement.blur()
+  if (document.activeElement !== document.body && document.activeElement !== detail)
+    return document.activeElement.blur()
   if (chosen() && !isWide.matches) location.hash = ""
 }
 

@@ -6,7 +6,17 @@ import { h } from "./dom.js"
 export function blockOf(source) {
   const lines = source.replace(/^\n+|\n+$/g, "").split("\n")
   const fence = /^\s*(```|~~~)/.exec(lines[0])
-  if (fence) return [h("pre", { class: "code" }, lines.slice(1).join("\n").replace(/\n?\s*(```|~~~)\s*$/, ""))]
+  if (fence)
+    return [
+      h(
+        "pre",
+        { class: "code" },
+        lines
+          .slice(1)
+          .join("\n")
+          .replace(/\n?\s*(```|~~~)\s*$/, ""),
+      ),
+    ]
   const parts = []
   while (lines.length) parts.push(takePart(lines))
   return parts
@@ -16,9 +26,13 @@ function takePart(lines) {
   const heading = /^(#{1,6})\s+(.*)$/.exec(lines[0])
   if (heading) {
     lines.shift()
-    return h("div", { class: `heading h${heading[1].length}`, role: "heading", ariaLevel: String(heading[1].length + 2) }, inline(heading[2]))
+    return h(
+      "div",
+      { class: `heading h${heading[1].length}`, role: "heading", ariaLevel: String(heading[1].length + 2) },
+      inline(heading[2]),
+    )
   }
-  if (/^\s*(-{3,}|\*{3,})\s*$/.test(lines[0])) return lines.shift(), h("hr")
+  if (/^\s*(-{3,}|\*{3,})\s*$/.test(lines[0])) return (lines.shift(), h("hr"))
   if (/^\s*\|.*\|\s*$/.test(lines[0])) return table(takeWhile(lines, (line) => /^\s*\|/.test(line)))
   if (/^\s*>/.test(lines[0])) return quote(takeWhile(lines, (line) => /^\s*>/.test(line)))
   if (ITEM.test(lines[0])) return list(takeWhile(lines, (line) => ITEM.test(line) || /^\s{2,}\S/.test(line)))
@@ -52,12 +66,27 @@ function list(lines) {
 }
 
 function table(lines) {
-  const rows = lines.map((line) => line.trim().replace(/^\||\|$/g, "").split("|").map((cell) => cell.trim()))
+  const rows = lines.map((line) =>
+    line
+      .trim()
+      .replace(/^\||\|$/g, "")
+      .split("|")
+      .map((cell) => cell.trim()),
+  )
   const isRule = (row) => row.every((cell) => /^:?-*:?$/.test(cell))
   const hasHead = rows.length > 1 && isRule(rows[1])
-  const cells = (row, tag) => h("tr", null, row.map((cell) => h(tag, null, inline(cell))))
+  const cells = (row, tag) =>
+    h(
+      "tr",
+      null,
+      row.map((cell) => h(tag, null, inline(cell))),
+    )
   const body = rows.slice(hasHead ? 2 : 0).map((row) => cells(row, "td"))
-  return h("div", { class: "table" }, h("table", null, hasHead && h("thead", null, cells(rows[0], "th")), h("tbody", null, body)))
+  return h(
+    "div",
+    { class: "table" },
+    h("table", null, hasHead && h("thead", null, cells(rows[0], "th")), h("tbody", null, body)),
+  )
 }
 
 const quote = (lines) => h("blockquote", null, inline(lines.map((line) => line.replace(/^\s*>\s?/, "")).join("\n")))

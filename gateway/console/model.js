@@ -94,7 +94,7 @@ export class RunModel {
 
   // Whatever is open when its attempt or the run ends was cut off there.
   cut(ms, attempt = Infinity) {
-    const ends = (part) => part.attempt === undefined ? attempt === Infinity : part.attempt < attempt
+    const ends = (part) => (part.attempt === undefined ? attempt === Infinity : part.attempt < attempt)
     for (const span of this.open.filter(ends)) Object.assign(span, { to: ms, wasCut: true, changed: true })
     this.open = this.open.filter((span) => span.to === null)
     for (const text of this.texts) if (text.to === null && ends(text)) text.to = ms
@@ -136,7 +136,15 @@ export function gapWords({ from, to, reason }) {
 const text = (value) => (typeof value === "string" ? value : undefined)
 
 function openText(model, kind, data, event, ms) {
-  const opened = { kind, id: text(data[kind]), role: text(data.role), attempt: event.attempt, text: "", from: ms, to: null }
+  const opened = {
+    kind,
+    id: text(data[kind]),
+    role: text(data.role),
+    attempt: event.attempt,
+    text: "",
+    from: ms,
+    to: null,
+  }
   model.texts.push(opened)
   return opened
 }
@@ -185,7 +193,14 @@ const closeStep = (model, data, event, ms) =>
   closeSpan(model, spanOf(model, "step", text(data.step), event), ms, { error: data.error })
 
 const openTool = (model, data, event, from) =>
-  openSpan(model, { kind: "tool", id: text(data.tool), name: text(data.name) ?? "tool", attempt: event.attempt, from, typed: "" })
+  openSpan(model, {
+    kind: "tool",
+    id: text(data.tool),
+    name: text(data.name) ?? "tool",
+    attempt: event.attempt,
+    from,
+    typed: "",
+  })
 
 function tool(model, data, event, ms) {
   return spanOf(model, "tool", text(data.tool), event) ?? openTool(model, data, event, ms)
@@ -197,12 +212,14 @@ function typeArgs(model, data, event, ms) {
   span.changed = true
 }
 
-const giveArgs = (model, data, event, ms) => Object.assign(tool(model, data, event, ms), { args: data.args, changed: true })
+const giveArgs = (model, data, event, ms) =>
+  Object.assign(tool(model, data, event, ms), { args: data.args, changed: true })
 
 const giveResult = (model, data, event, ms) =>
   closeSpan(model, tool(model, data, event, ms), ms, { value: data.value, hasValue: true })
 
-const giveError = (model, data, event, ms) => closeSpan(model, tool(model, data, event, ms), ms, { error: data.error ?? "error" })
+const giveError = (model, data, event, ms) =>
+  closeSpan(model, tool(model, data, event, ms), ms, { error: data.error ?? "error" })
 
 function wait(model, data, event, from) {
   model.asking = { ask: text(data.ask), question: text(data.question) ?? "", schema: data.schema }
@@ -222,7 +239,15 @@ function log(model, data, event, ms) {
   for (const line of lines) {
     if (typeof line !== "string") continue
     const shown = withoutEscapes(line)
-    const entry = { level, text: shown, ms, attempt: event.attempt, logger: text(data.logger), fields: data.fields, event }
+    const entry = {
+      level,
+      text: shown,
+      ms,
+      attempt: event.attempt,
+      logger: text(data.logger),
+      fields: data.fields,
+      event,
+    }
     model.keep(model.lines, entry, MOST_LINES)
     model.logged += 1
   }
@@ -284,4 +309,3 @@ const HANDLERS = new Map([
   ["state.patch", patchState],
   ["usage", use],
 ])
-

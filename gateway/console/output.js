@@ -18,7 +18,15 @@ export class Output {
     this.body = h("div", { class: "texts" })
     this.empty = h("p", { class: "nothing" })
     this.result = h("div", { class: "result", hidden: true })
-    this.element = h("section", { class: "output", ariaLabel: "Text" }, this.tools, this.past, this.body, this.empty, this.result)
+    this.element = h(
+      "section",
+      { class: "output", ariaLabel: "Text" },
+      this.tools,
+      this.past,
+      this.body,
+      this.empty,
+      this.result,
+    )
     this.reset()
   }
 
@@ -111,7 +119,12 @@ class TextView {
     this.blocks.append(this.tail)
     const reasoning = text.kind === "reasoning"
     this.label = h(reasoning ? "summary" : "div", { class: "role" })
-    this.element = h(reasoning ? "details" : "article", { class: `text ${text.kind}`, data: { role: text.role ?? "assistant" } }, this.label, this.blocks)
+    this.element = h(
+      reasoning ? "details" : "article",
+      { class: `text ${text.kind}`, data: { role: text.role ?? "assistant" } },
+      this.label,
+      this.blocks,
+    )
   }
 
   // isGrowing: more of it may come at any moment.

@@ -13,7 +13,11 @@ function apply(document, { op, path, from, value }) {
   return op === "add" ? edit(document, to, add(value)) : document
 }
 
-const keys = (path) => path.split("/").slice(1).map((key) => key.replaceAll("~1", "/").replaceAll("~0", "~"))
+const keys = (path) =>
+  path
+    .split("/")
+    .slice(1)
+    .map((key) => key.replaceAll("~1", "/").replaceAll("~0", "~"))
 
 const find = (node, path) => path.reduce((at, key) => (Object.hasOwn(Object(at), key) ? at[key] : undefined), node)
 

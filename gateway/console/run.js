@@ -5,6 +5,7 @@ import { eventsUrl, readState, Refused } from "./api.js"
 import { AskBox } from "./ask.js"
 import { h, soon } from "./dom.js"
 import { timeOf } from "./format.js"
+import { End } from "./end.js"
 import { Events } from "./events.js"
 import { Header, statusOf } from "./header.js"
 import { Logs } from "./logs.js"
@@ -36,6 +37,7 @@ export class RunPane {
     this.overview = h("div", { class: "overview" }, this.text, side)
     this.tabs = new Tabs({ Overview: this.overview, Logs: logs.element, Events: events.element })
     this.element = h("div", { class: "run" }, header.element, this.gaps, this.trouble, ask.element, this.tabs.element)
+    this.ends = [new End(output.element, [this.text, this.overview, this.element]), new End(timeline.element, [side])]
     this.draw = this.draw.bind(this)
     this.tabs.onShow = () => soon(this.draw)
   }
@@ -57,7 +59,8 @@ export class RunPane {
     const { signal } = this.closed
     if (this.ended) return
     try {
-      for await (const view of follow(eventsUrl(this.run), { after: this.model.last ?? "", signal })) this.take(view.events)
+      for await (const view of follow(eventsUrl(this.run), { after: this.model.last ?? "", signal }))
+        this.take(view.events)
     } catch (refused) {
       if (!signal.aborted) this.refuse(refused.cause ?? { title: refused.message })
     }
@@ -107,7 +110,9 @@ export class RunPane {
 
   refuse(problem) {
     const again = h("button", { type: "button", on: { click: () => this.again() } }, "Try again")
-    const text = [problem.detail ?? problem.title ?? "The feed cannot be read.", problem.remedy].filter(Boolean).join(" ")
+    const text = [problem.detail ?? problem.title ?? "The feed cannot be read.", problem.remedy]
+      .filter(Boolean)
+      .join(" ")
     this.trouble.hidden = false
     this.trouble.replaceChildren(h("p", null, text), again)
   }
@@ -123,7 +128,7 @@ export class RunPane {
     const now = Date.now() - this.skew
     const status = statusOf(state, model)
     if (status !== this.status) this.onStatus((this.status = status), state?.task ?? this.run)
-    const follows = this.toEnd || this.showsEnd(status)
+    const ends = this.model.caughtUp && !ENDED.has(status) ? this.ends.filter((end) => this.toEnd || end.isSeen()) : []
     parts.header.draw(state, model, now)
     parts.ask.draw(status === "waiting" ? (model.asking ?? askOf(state)) : null)
     if (this.tabs.active === "Overview") this.drawOverview(now)
@@ -132,7 +137,7 @@ export class RunPane {
     this.drawGaps()
     this.tabs.number("Logs", model.logged)
     this.tabs.number("Events", model.events)
-    if (follows) this.scrollToEnd()
+    for (const end of ends) end.show()
     this.toEnd = false
   }
 
@@ -151,26 +156,6 @@ export class RunPane {
     if (gaps.length === this.shownGaps) return
     this.shownGaps = gaps.length
     this.gaps.replaceChildren(...gaps.slice(-3).map((gap) => h("p", { class: "notice gap" }, gapWords(gap))))
-  }
-
-  // Which element scrolls depends on the page's width.
-  scroller() {
-    return [this.text, this.overview, this.element].find((part) => getComputedStyle(part).overflowY === "auto") ?? this.text
-  }
-
-  // By how much the end of the text is below what is seen, in pixels.
-  below() {
-    return this.parts.output.element.getBoundingClientRect().bottom + 24 - this.scroller().getBoundingClientRect().bottom
-  }
-
-  // Who reads further up is left alone.
-  showsEnd(status) {
-    return this.model.caughtUp && !ENDED.has(status) && this.tabs.active === "Overview" && this.below() < 64
-  }
-
-  scrollToEnd() {
-    const by = this.below()
-    if (by > 0) this.scroller().scrollTop += by
   }
 }
 

@@ -6,6 +6,7 @@ import { ago, date, duration } from "./format.js"
 import { ENDED } from "./model.js"
 
 const MOST = 500 // rows drawn
+const PAGE = 50 // runs in the first frame, if there are so many
 
 export class Runs {
   // elements: {list, nothing, older, live}; onChange(state): a run changed; onFirst(): the first page is there.
@@ -60,6 +61,7 @@ export class Runs {
     for (const state of runs) if (!ahead.has(state.run)) this.states.set(state.run, state)
     for (const [run, state] of this.states) if (!ahead.has(run)) ahead.set(run, state)
     this.states = ahead
+    if (this.isFirst && runs.length < PAGE) this.pages.set("", null)
     this.isFirst = false
     for (const state of runs) this.onChange(state)
     if (!this.known) this.onFirst()
@@ -100,7 +102,8 @@ export class Runs {
   visible() {
     const { status } = this.wanted
     const words = this.wanted.text.toLowerCase().split(/\s+/).filter(Boolean)
-    const fits = (state) => (!status || state.status === status) && words.every((word) => haystack(state).includes(word))
+    const fits = (state) =>
+      (!status || state.status === status) && words.every((word) => haystack(state).includes(word))
     return [...this.states.values()].filter(fits).slice(0, MOST)
   }
 
@@ -114,7 +117,7 @@ export class Runs {
   draw() {
     const shown = this.visible()
     const kept = new Set(shown.map((state) => state.run))
-    for (const [run, row] of this.rows) if (!kept.has(run)) row.remove(), this.rows.delete(run)
+    for (const [run, row] of this.rows) if (!kept.has(run)) (row.remove(), this.rows.delete(run))
     let at = this.list.firstElementChild
     for (const state of shown) {
       const row = this.row(state)
@@ -132,7 +135,14 @@ export class Runs {
     if (!row) this.rows.set(state.run, (row = newRow(state.run)))
     const { link, name, id, status, time } = row.parts
     say(name, state.task ?? state.run)
-    say(id, state.task ? state.run : Object.entries(state.labels ?? {}).map((pair) => pair.join(": ")).join(", "))
+    say(
+      id,
+      state.task
+        ? state.run
+        : Object.entries(state.labels ?? {})
+            .map((pair) => pair.join(": "))
+            .join(", "),
+    )
     status.dataset.status = state.status
     say(status, state.status)
     say(time, timeWords(state))
@@ -159,9 +169,19 @@ function newRow(run) {
 }
 
 function timeWords({ status, created, ended, updated }) {
-  if (ENDED.has(status) && ended) return `${duration(Date.parse(ended) - Date.parse(created))} · ${ago(Date.parse(ended))}`
+  if (ENDED.has(status) && ended)
+    return `${duration(Date.parse(ended) - Date.parse(created))} · ${ago(Date.parse(ended))}`
   return ago(Date.parse(updated ?? created))
 }
 
 const haystack = (state) =>
-  [state.run, state.task, state.thread, state.status, state.error, ...Object.entries(state.labels ?? {}).map((pair) => pair.join(":"))].join(" ").toLowerCase()
+  [
+    state.run,
+    state.task,
+    state.thread,
+    state.status,
+    state.error,
+    ...Object.entries(state.labels ?? {}).map((pair) => pair.join(":")),
+  ]
+    .join(" ")
+    .toLowerCase()

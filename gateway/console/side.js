@@ -22,7 +22,11 @@ export class StateCard {
 function members(state) {
   if (state === null || typeof state !== "object" || Array.isArray(state)) return json(state)
   const pairs = Object.entries(state).slice(0, 100)
-  return h("dl", { class: "pairs" }, pairs.flatMap(([key, value]) => [h("dt", null, key), h("dd", null, json(value, false))]))
+  return h(
+    "dl",
+    { class: "pairs" },
+    pairs.flatMap(([key, value]) => [h("dt", null, key), h("dd", null, json(value, false))]),
+  )
 }
 
 // A share from 0 to 1 of a state that tells one: {"progress": 0.4} or {"done": 4, "total": 10}; else null.
@@ -35,9 +39,18 @@ export function progressOf(state) {
 export class UsageCard {
   constructor() {
     this.body = h("tbody")
-    const head = h("tr", null, ["Model", "Calls", "In", "Out"].map((name) => h("th", { scope: "col" }, name)))
+    const head = h(
+      "tr",
+      null,
+      ["Model", "Calls", "In", "Out"].map((name) => h("th", { scope: "col" }, name)),
+    )
     const table = h("table", { class: "usage" }, h("thead", null, head), this.body)
-    this.element = h("section", { class: "card", hidden: true, ariaLabel: "Usage" }, h("h2", null, "Tokens, all attempts"), table)
+    this.element = h(
+      "section",
+      { class: "card", hidden: true, ariaLabel: "Usage" },
+      h("h2", null, "Tokens, all attempts"),
+      table,
+    )
   }
 
   draw(model) {
@@ -48,7 +61,12 @@ export class UsageCard {
     this.isEmpty = !sums.length
     this.element.hidden = this.isEmpty
     const rows = sums.map(([name, sum]) =>
-      h("tr", { title: sum.source ?? "" }, h("th", { scope: "row" }, name), [sum.calls, sum.input, sum.output].map((n) => h("td", null, count(n)))),
+      h(
+        "tr",
+        { title: sum.source ?? "" },
+        h("th", { scope: "row" }, name),
+        [sum.calls, sum.input, sum.output].map((n) => h("td", null, count(n))),
+      ),
     )
     this.body.replaceChildren(...rows)
   }

@@ -9,7 +9,12 @@ export class Tabs {
     this.panels = panels
     this.buttons = {}
     this.chosenByHand = false
-    const bar = h("div", { class: "tab-bar", role: "tablist", ariaLabel: "Parts of the run", on: { keydown: (event) => this.key(event) } })
+    const bar = h("div", {
+      class: "tab-bar",
+      role: "tablist",
+      ariaLabel: "Parts of the run",
+      on: { keydown: (event) => this.key(event) },
+    })
     for (const [name, panel] of Object.entries(panels)) bar.append(this.button(name, panel))
     this.element = h("div", { class: "tabs" }, bar, ...Object.values(panels))
     this.show(Object.keys(panels)[0])
@@ -24,7 +29,12 @@ export class Tabs {
       this.chosenByHand = true
       this.show(name)
     }
-    const button = h("button", { type: "button", role: "tab", id: `tab-${name}`, class: "tab", on: { click: choose } }, name, number)
+    const button = h(
+      "button",
+      { type: "button", role: "tab", id: `tab-${name}`, class: "tab", on: { click: choose } },
+      name,
+      number,
+    )
     button.setAttribute("aria-controls", panel.id)
     this.buttons[name] = { button, number }
     return button

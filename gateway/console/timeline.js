@@ -26,7 +26,7 @@ export class Timeline {
     if (model.generation !== this.generation) this.reset()
     this.generation = model.generation
     for (; this.drawn < model.spans.length; this.drawn += 1) this.append(model.spans[this.drawn], model)
-    for (const [span, row] of this.rows) if (span.changed) row.draw(), (span.changed = false)
+    for (const [span, row] of this.rows) if (span.changed) (row.draw(), (span.changed = false))
     for (const row of this.rows.values()) row.element.classList.toggle("void", model.isVoid(row.span))
     while (this.rows.size > MOST) this.dropFirst()
     this.isEmpty = this.rows.size === 0
@@ -111,7 +111,13 @@ class SpanRow {
     if (span.hasValue) parts.push([span.kind === "ask" ? "Answer" : "Result", json(span.value ?? null)])
     if (span.error !== undefined) parts.push(["Error", h("span", { class: "error-text" }, words(span.error))])
     if (span.wasCut) parts.push(["", "It was cut off when its attempt ended."])
-    this.more.replaceChildren(h("dl", null, parts.flatMap(([name, value]) => [h("dt", null, name), h("dd", null, value)])))
+    this.more.replaceChildren(
+      h(
+        "dl",
+        null,
+        parts.flatMap(([name, value]) => [h("dt", null, name), h("dd", null, value)]),
+      ),
+    )
   }
 }
 

@@ -36,7 +36,7 @@ export class VirtualList {
     const first = Math.max(0, Math.floor(this.element.scrollTop / this.height) - 8)
     const last = Math.min(this.items.length, first + Math.ceil(this.element.clientHeight / this.height) + 16)
     const seen = new Set(this.items.slice(first, last))
-    for (const [item, node] of this.nodes) if (!seen.has(item)) node.remove(), this.nodes.delete(item)
+    for (const [item, node] of this.nodes) if (!seen.has(item)) (node.remove(), this.nodes.delete(item))
     for (let index = first; index < last; index += 1) this.place(this.items[index], index)
   }
 

@@ -15,8 +15,16 @@ export function welcome(hasRuns) {
     "div",
     { class: "welcome" },
     h("h1", null, "No runs yet"),
-    h("p", null, "A run is one piece of work with a feed that nobody loses. Make the first one; it appears here at once."),
-    h("ul", { class: "ways" }, ways.map(([about, command]) => h("li", null, h("h2", null, about), commandLine(command)))),
+    h(
+      "p",
+      null,
+      "A run is one piece of work with a feed that nobody loses. Make the first one; it appears here at once.",
+    ),
+    h(
+      "ul",
+      { class: "ways" },
+      ways.map(([about, command]) => h("li", null, h("h2", null, about), commandLine(command))),
+    ),
   )
 }
 
