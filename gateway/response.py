@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
-import weakref
+from collections.abc import Awaitable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
@@ -108,15 +107,9 @@ async def open_stream(
     return subscriber
 
 
-async def hold(subscriber: Subscriber, receive: Receive) -> None:
+def hold(subscriber: Subscriber, receive: Receive) -> Awaitable[None]:
     """Returns when the client has gone, or the stream has ended."""
-    try:
-        await subscriber.wait(receive)
-    finally:
-        subscriber.hub.remove(subscriber)
-        await subscriber.close()
-        if not subscriber.complete:
-            _broken.add(cast("asyncio.Task[Any]", asyncio.current_task()))
+    return subscriber.hold(receive)
 
 
 async def _state(feeds: Feeds, run: str) -> RunState | None:
@@ -188,7 +181,6 @@ async def _begin(
             coalesce_seconds=coalesce_seconds,
         )
     else:
-        _filter_log()
         subscriber = SendSubscriber(topic, cursor, hub, send, limit=limit, coalesce_seconds=coalesce_seconds)
     hub.add(subscriber)
     subscriber.behind()
@@ -211,30 +203,6 @@ def _watch_end(subscriber: Subscriber, scope: Scope, until: datetime | None) -> 
 
     seconds = max(0.0, (until - datetime.now(UTC)).total_seconds())
     subscriber.until = asyncio.get_running_loop().call_later(seconds, end)
-
-
-# -- what uvicorn says of a stream that is broken off on purpose
-
-_broken: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
-
-
-class _Filter(logging.Filter):
-    """Drops uvicorn's line for streams that end without a last chunk because WIRE 4 wants it so."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.msg != "ASGI callable returned without completing response.":
-            return True
-        try:
-            return asyncio.current_task() not in _broken
-        except RuntimeError:  # logged from outside a loop: not ours
-            return True
-
-
-_the_filter = _Filter()
-
-
-def _filter_log() -> None:
-    logging.getLogger("uvicorn.error").addFilter(_the_filter)  # the same one again is no second one
 
 
 class _Source:

@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from gateway.core import sse
+from gateway.unfinished import leave_unfinished
 from processor.core.cursor import FeedId
 from processor.core.splice import Gap
 from processor.store.topics import Batch, CaughtUp, Ended, Page, Reader, Topic
@@ -203,8 +204,8 @@ class Subscriber(Reader):
             self.woken = True
             self.task.cancel()
 
-    async def wait(self, receive: Receive) -> None:
-        """Returns when the client has gone, or when the stream has been ended."""
+    async def hold(self, receive: Receive) -> None:
+        """Returns when the client has gone, or when the stream has ended. The only frame of ours while it is idle."""
         task = self.task = asyncio.current_task()
         assert task is not None
         try:
@@ -222,9 +223,14 @@ class Subscriber(Reader):
             self.waiting = False
             if not self.woken or task.uncancel():
                 raise
+        finally:
+            self.hub.remove(self)
+            if not self.complete:
+                leave_unfinished()
+            await self._leave()
 
-    async def close(self) -> None:
-        """After the connection: leaves its topic; a read that is under way is waited for, not cancelled."""
+    async def _leave(self) -> None:
+        """A read that is under way is waited for, not cancelled: that would cost its connection."""
         self.closing = True
         self.topic.leave(self)
         self._uncoalesce()
