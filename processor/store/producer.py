@@ -45,6 +45,7 @@ class Producer:
             return known
         name = self.id
         if known is not None:
+            known.check()  # what nobody has been told of the old one
             self._renamed += 1
             name = f"{self.id}.{self._renamed}"
         if len(self._writers) >= 1024:

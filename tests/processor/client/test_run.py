@@ -18,6 +18,7 @@ from processor.core.errors import (
     RunFailed,
     RunNotFound,
 )
+from tests.support.until import until
 
 
 async def everything(run: Run) -> list[Event]:
@@ -138,7 +139,7 @@ async def test_an_ended_run_takes_no_more(tail: Tailrace) -> None:
     ):
         await late.log("late")
     sent = late.log("later")
-    await sent.settled()
+    await until(lambda: sent.outcome is not None, "the second write is refused")
     with pytest.raises(RunClosed):
         late.log("latest")
 
@@ -207,13 +208,12 @@ async def test_follow_is_live_and_ends_with_the_run(tail: Tailrace) -> None:
             begun.set()
 
     with anyio.fail_after(10):
-        async with asyncio.TaskGroup() as tasks:
-            async with tail.run("r") as run:
-                tasks.create_task(follow())
-                run.log("first")
-                await begun.wait()
-                for n in range(500):
-                    run.write(f"{n} ")
+        async with asyncio.TaskGroup() as tasks, tail.run("r") as run:
+            tasks.create_task(follow())
+            run.log("first")
+            await begun.wait()
+            for n in range(500):
+                run.write(f"{n} ")
     assert seen == [event.id for event in await everything(run)]
     assert len(seen) == 505
 
