@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from processor.client.run import Message, Run, Tool
+from processor.client.sync import SyncRun
 from processor.client.tailrace import Tailrace
 from processor.client.task import Task
 from processor.client.thread import Thread
@@ -20,6 +21,7 @@ __all__ = [
     "Run",
     "RunState",
     "Sent",
+    "SyncRun",
     "Tailrace",
     "Task",
     "Thread",

@@ -28,7 +28,7 @@ from processor.store.connection import speaking_of
 from processor.store.runs import RunState, list_runs
 
 if TYPE_CHECKING:
-    from processor.client.sync import Portal, SyncTailrace
+    from processor.client.sync import Portal, SyncRun, SyncTailrace
 
 __all__ = ["Tailrace"]
 
@@ -104,13 +104,16 @@ class Tailrace:
     def task(self, fn: Callable[Concatenate[Run[Any], P], Awaitable[R]]) -> Task[P, R]: ...
 
     @overload
+    def task(self, fn: Callable[Concatenate[SyncRun[Any], P], R]) -> Task[P, R]: ...
+
+    @overload
     def task(
         self, *, name: str | None = None, retry: Retry | int = 3, timeout_seconds: float = 600
     ) -> Callable[[Callable[Concatenate[Run[Any], P], Awaitable[R]]], Task[P, R]]: ...
 
     def task(
         self,
-        fn: Callable[..., Awaitable[Any]] | None = None,
+        fn: Callable[..., Any] | None = None,
         *,
         name: str | None = None,
         retry: Retry | int = 3,
@@ -118,10 +121,11 @@ class Tailrace:
     ) -> Any:
         """A function whose call is a run: started when called, its return value finishes it, its last failure fails it.
 
+        A plain def runs in a thread, with a SyncRun, whose methods block.
         name: the function's by default. retry: how often it is tried, or how. timeout_seconds: of one try.
         """
 
-        def register(function: Callable[..., Awaitable[Any]]) -> Task[..., Any]:
+        def register(function: Callable[..., Any]) -> Task[..., Any]:
             policy = Retry(attempts=retry) if isinstance(retry, int) else retry
             named = name or str(getattr(function, "__name__", "task"))
             task: Task[..., Any] = Task(self, function, name=named, retry=policy, timeout_seconds=timeout_seconds)

@@ -61,7 +61,7 @@ def test_a_forked_child_opens_its_own(tail: Tailrace) -> None:
                 tail.sync.run("r").log("child")
                 tail.sync.close()
                 os._exit(0)
-            except BaseException:
+            finally:
                 os._exit(1)
         assert os.waitpid(child, 0)[1] == 0
         run.log("parent again")

@@ -10,7 +10,7 @@ import anyio
 import pytest
 from pydantic import BaseModel
 
-from processor import GiveUp, Retry, RetryLater, Run, Tailrace
+from processor import GiveUp, Retry, RetryLater, Run, SyncRun, Tailrace
 from processor.core.errors import BadInput, NotAwaited, RunCancelled, RunExists, RunFailed, ThreadBusy
 from tests.support.until import until
 
@@ -287,7 +287,7 @@ async def test_a_plain_function_runs_in_a_thread(tail: Tailrace) -> None:
     """A def is a task as well; its handle blocks where an async one would be awaited."""
 
     @tail.task
-    def plain(run: Any, x: int) -> int:
+    def plain(run: SyncRun, x: int) -> int:
         assert run.write("text").startswith("3-")
         with run.step("more"):
             run.log("line")
@@ -309,7 +309,7 @@ async def test_a_forgotten_await_is_told(tail: Tailrace) -> None:
         answer.start().id  # type: ignore[attr-defined]  # noqa: B018
     assert "answer.sync.start(...)" in str(told.value)
     with pytest.warns(RuntimeWarning, match="was not awaited"):
-        answer.start()
+        answer.start()  # type: ignore[unused-coroutine]
 
 
 async def test_a_result_that_is_not_json_fails_the_run(tail: Tailrace) -> None:
