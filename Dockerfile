@@ -9,6 +9,7 @@ RUN python -m venv /app \
     && /app/bin/python -m pip install --require-hashes -r requirements.lock \
     && python -m pip install --require-hashes -r requirements-build.lock
 COPY pyproject.toml README.md LICENSE tailrace.py ./
+COPY tailrace-stubs tailrace-stubs
 COPY processor processor
 COPY gateway gateway
 COPY scripts scripts

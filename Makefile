@@ -25,7 +25,7 @@ help:
 	@echo 'make clean    remove what these commands made, .venv and the data of the demo included'
 
 demo: $(RUNTIME)
-	@$(BIN)/tailrace demo $(ARGS)
+	@$(BIN)/tailrace demo $(ARGS) || [ $$? -eq 130 ]  # 130: Ctrl-C, which is how it is meant to end
 
 test: $(DEV)
 	@$(BIN)/python -m pytest $(ARGS)

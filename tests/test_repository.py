@@ -185,8 +185,13 @@ def test_image_gets_every_file_that_it_copies() -> None:
     for source in sources:
         assert (ROOT / source).exists(), source
         assert any(fnmatch.fnmatch(source, pattern) for pattern in allowed), source
-    included = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
-    for needed in [*included, PROJECT["project"]["readme"], *PROJECT["project"]["license-files"]]:
+    wheel = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
+    for needed in [
+        *wheel["only-include"],
+        *wheel["force-include"],
+        PROJECT["project"]["readme"],
+        *PROJECT["project"]["license-files"],
+    ]:
         assert any(needed == source or needed.startswith(f"{source}/") for source in sources), needed
 
 
@@ -350,7 +355,7 @@ def test_installed_demo_runs_in_an_empty_folder(installed: Path, tmp_path: Path)
     assert done.returncode == 0, done.stdout + done.stderr
     last = done.stdout.strip().splitlines()[-1]
     figures = dict(re.findall(r"([a-z_]+)=(\S+)", last))
-    assert (figures["lost"], figures["doubled"]) == ("0", "0"), last
+    assert (figures["lost"], figures["duplicated"]) == ("0", "0"), last
     assert int(figures["events"]) > 50, last
 
 
