@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from gateway import Access, FeedResponse, Gateway, Grant, everyone
-from processor import (
-    Event,
-    GiveUp,
-    Message,
-    Retry,
-    RetryLater,
-    Run,
-    RunState,
-    Sent,
-    SyncRun,
-    Tailrace,
-    Task,
-    Thread,
-    Tool,
-)
+try:
+    from gateway import Access, FeedResponse, Gateway, Grant, everyone
+    from processor import (
+        Event,
+        GiveUp,
+        Message,
+        Retry,
+        RetryLater,
+        Run,
+        RunState,
+        Sent,
+        SyncRun,
+        Tailrace,
+        Task,
+        Thread,
+        Tool,
+    )
+except ImportError as error:
+    # A project's own folder of that name comes first on the path, and what it lacks would be a riddle.
+    if error.name in ("gateway", "processor") and error.path:
+        raise ImportError(
+            f"tailrace needs its packages `processor` and `gateway`; Python found {error.path} instead: rename that one",
+            name=error.name,
+            path=error.path,
+        ) from error
+    raise
 
 __all__ = [
     "Access",
