@@ -97,7 +97,15 @@ function choices(pairs) {
   return { nodes, buttons: true, read: (submitter) => pairs[Number(submitter?.value ?? 0)][1] }
 }
 
-const EMPTY = { string: "", integer: 0, number: 0, boolean: false, array: [], object: {} }
+const EMPTY = {
+  __proto__: null,
+  string: "",
+  integer: 0,
+  number: 0,
+  boolean: false,
+  array: [],
+  object: {},
+}
 
 function skeleton({ type, properties }) {
   if (type !== "object") return EMPTY[type] ?? null

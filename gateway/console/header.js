@@ -162,6 +162,7 @@ export class Header {
 const isToday = (ms, now) => new Date(ms).toDateString() === new Date(now).toDateString()
 
 const REASONS = {
+  __proto__: null,
   timeout: "Timed out:",
   given_up: "Given up:",
   poison: "Its process died too often:",

@@ -6,7 +6,15 @@ import { json } from "./json.js"
 import { VirtualList } from "./virtual.js"
 
 const LEVELS = ["trace", "debug", "info", "warning", "error", "critical"]
-const ALIASES = { warn: "warning", err: "error", fatal: "critical", notice: "info", stderr: "warning", stdout: "info" }
+const ALIASES = {
+  __proto__: null,
+  warn: "warning",
+  err: "error",
+  fatal: "critical",
+  notice: "info",
+  stderr: "warning",
+  stdout: "info",
+}
 
 const levelOf = (line) => ALIASES[line.level] ?? line.level
 const rank = (line) => {

@@ -65,8 +65,17 @@ export class RunModel {
     if (event.attempt > this.attempt) this.begin(event.attempt, ms)
     this.status = STATUS.get(event.type) ?? this.status
     this.keep(this.rows, event, MOST_ROWS)
-    HANDLERS.get(event.type)?.(this, Object(event.data), event, ms)
+    this.understand(event, ms)
     if (ENDED.has(this.status)) this.end(ms)
+  }
+
+  // Anybody may write events: one that is not as it should be must not hide those behind it.
+  understand(event, ms) {
+    try {
+      HANDLERS.get(event.type)?.(this, Object(event.data), event, ms)
+    } catch (error) {
+      console.warn("event not understood", event.id, event.type, error)
+    }
   }
 
   control({ type, data }) {
@@ -280,7 +289,8 @@ function retry(model, data, event) {
 }
 
 function start(model, data, event, ms) {
-  if (model.attempts.at(-1)?.attempt === event.attempt) model.attempts.at(-1).from = ms // less the backoff before it
+  const present = model.attempts.at(-1)
+  if (present && present.attempt === event.attempt) present.from = ms // less the backoff before it
 }
 
 const HANDLERS = new Map([

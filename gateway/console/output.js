@@ -109,7 +109,11 @@ export class Output {
   }
 }
 
-const REASONS = { later: "to be tried later", owner_lost: "its process was lost" }
+const REASONS = {
+  __proto__: null,
+  later: "to be tried later",
+  owner_lost: "its process was lost",
+}
 
 class TextView {
   constructor(text, formatted) {

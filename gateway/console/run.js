@@ -33,7 +33,7 @@ export class RunPane {
     this.gaps = h("div", { class: "gaps" })
     this.trouble = h("div", { class: "trouble", role: "alert", hidden: true })
     this.text = h("div", { class: "scroll" }, output.element)
-    const side = h("aside", { class: "side" }, timeline.element, state.element, usage.element)
+    const side = h("aside", { class: "side" }, state.element, usage.element, timeline.element)
     this.overview = h("div", { class: "overview" }, this.text, side)
     this.tabs = new Tabs({ Overview: this.overview, Logs: logs.element, Events: events.element })
     this.element = h("div", { class: "run" }, header.element, this.gaps, this.trouble, ask.element, this.tabs.element)
@@ -105,10 +105,12 @@ export class RunPane {
   // A newer RunState, from the list or asked for.
   know(state) {
     this.state = state
+    if (this.isMissing) this.again()
     soon(this.draw)
   }
 
   refuse(problem) {
+    this.isMissing = problem.type === "unknown-run"
     const again = h("button", { type: "button", on: { click: () => this.again() } }, "Try again")
     const text = [problem.detail ?? problem.title ?? "The feed cannot be read.", problem.remedy]
       .filter(Boolean)
@@ -118,6 +120,7 @@ export class RunPane {
   }
 
   again() {
+    this.isMissing = false
     this.trouble.hidden = true
     this.close()
     this.open()

@@ -9,7 +9,7 @@ const MOST = 500 // rows drawn
 const PAGE = 50 // runs in the first frame, if there are so many
 
 export class Runs {
-  // elements: {list, nothing, older, live}; onChange(state): a run changed; onFirst(): the first page is there.
+  // elements: {list, nothing, older, live}; onChange(state): a run changed; onFirst(): the first page, or the first run, is there.
   constructor(elements, { onChange, onFirst }) {
     Object.assign(this, elements, { onChange, onFirst })
     this.states = new Map() // run → RunState, newest change first
@@ -56,6 +56,7 @@ export class Runs {
   // The first frame of a connection is the whole first page, in order. Later on a run comes first when its status
   // changed, and stays where it is when only its feed grew.
   take(runs) {
+    const wasEmpty = this.states.size === 0
     const comes = (state) => this.isFirst || this.states.get(state.run)?.status !== state.status
     const ahead = new Map(runs.filter(comes).map((state) => [state.run, state]))
     for (const state of runs) if (!ahead.has(state.run)) this.states.set(state.run, state)
@@ -64,8 +65,9 @@ export class Runs {
     if (this.isFirst && runs.length < PAGE) this.pages.set("", null)
     this.isFirst = false
     for (const state of runs) this.onChange(state)
-    if (!this.known) this.onFirst()
+    const isNew = !this.known || (wasEmpty && runs.length > 0)
     this.known = true
+    if (isNew) this.onFirst()
     soon(this.draw)
   }
 
