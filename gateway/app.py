@@ -14,6 +14,7 @@ from gateway.auth import Access, Authorize, Cors, everyone
 from gateway.core.negotiate import Form
 from gateway.core.path import base_of, segments_of
 from gateway.core.problems import Headers, Problem, from_error
+from gateway.response import hold, open_stream
 from gateway.routes.console import get_console, get_script, not_found
 from gateway.routes.exchange import SERVER_SECONDS, ClientGone, Exchange, Message, Receive, Scope, Send
 from gateway.routes.live import get_live
@@ -21,6 +22,7 @@ from gateway.routes.ops import get_health, get_metrics, get_ready
 from gateway.routes.produce import post_events
 from gateway.routes.read import cursor_of, form_of, get_lines, get_page, wait_for
 from gateway.routes.runs import get_run, get_runs, post_cancel, post_input, post_run
+from gateway.subscriber import Subscriber
 from processor.core.errors import TailraceError
 from processor.core.names import check_namespace, check_run
 from processor.observe import metrics
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["Gateway", "Standalone", "standalone"]
 
 log = structlog.get_logger("tailrace.gateway")
-Handler = Callable[..., Awaitable[None]]
+# Answers; a stream that goes on is returned, so that a connection keeps no more than it must while it is open.
+Handler = Callable[..., Awaitable[Subscriber | None]]
 
 
 class Route(NamedTuple):
@@ -49,19 +52,18 @@ class Route(NamedTuple):
         return ", ".join(sorted(methods))
 
 
-async def get_events(exchange: Exchange, run: str) -> None:
+async def get_events(exchange: Exchange, run: str) -> Subscriber | None:
     """A feed in the form that the reader asks for."""
     check_run(run)
     until = await exchange.permit(Access("read", run))
     form = form_of(exchange)
     cursor = cursor_of(exchange)
     await wait_for(exchange, run)
-    if form is Form.JSON:
-        await get_page(exchange, run, cursor)
-    elif form is Form.NDJSON:
-        await get_lines(exchange, run, cursor)
-    else:
-        await get_stream(exchange, run, cursor, until)
+    if form is Form.SSE:
+        session = await exchange.session()
+        return await open_stream(exchange.scope, exchange.send, session, run, cursor, until=until)
+    await (get_page if form is Form.JSON else get_lines)(exchange, run, cursor)
+    return None
 
 
 _RUNS = Route("runs", {"GET": get_runs, "POST": post_run})
@@ -128,7 +130,9 @@ class Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await self._serve(scope, receive, send)
+            stream = await self._serve(scope, receive, send)
+            if stream is not None:
+                await hold(stream, receive)
         elif scope["type"] == "lifespan":
             await _lifespan(receive, send)
         else:
@@ -138,11 +142,12 @@ class Gateway:
         """Whose route an address is, the route, and what stands between the mount and it."""
         return self, api_route(segments) or root_route(segments), ""
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> Subscriber | None:
+        """Answers a request; what it returns has begun and has to be held."""
         answer = _Answer(send)
         exchange = Exchange(self, scope, receive, answer, base_of(scope))
         try:
-            await self._answer(exchange, answer)
+            return await self._answer(exchange, answer)
         except ClientGone:
             pass
         except Problem as problem:
@@ -159,8 +164,9 @@ class Gateway:
             await _refuse(exchange, answer, Problem("internal", "This is a bug of the gateway; its log says more."))
         finally:
             metrics.requests_total.labels(route=exchange.route, status=str(answer.status or "none")).inc()
+        return None
 
-    async def _answer(self, exchange: Exchange, answer: _Answer) -> None:
+    async def _answer(self, exchange: Exchange, answer: _Answer) -> Subscriber | None:
         scope = exchange.scope
         if exchange.method != "OPTIONS":
             answer.headers = self.cors.headers(scope)
@@ -168,7 +174,7 @@ class Gateway:
         if segments is None:
             location = f"{exchange.base}/".encode()
             await exchange.answer_empty(307, [(b"location", location), (b"content-length", b"0")])
-            return
+            return None
         exchange.gateway, route, inner = await self._find(segments)
         exchange.base += inner
         if route is None:
@@ -177,7 +183,7 @@ class Gateway:
         if exchange.method == "OPTIONS":
             preflight = self.cors.preflight(scope, route.allow)
             await exchange.answer_empty(204, [(b"allow", route.allow.encode()), *preflight])
-            return
+            return None
         handler = route.methods.get("GET" if exchange.method == "HEAD" else exchange.method)
         if handler is None:
             raise Problem(
@@ -187,7 +193,7 @@ class Gateway:
                 remedy=f"Use {route.allow}.",
                 headers=[(b"allow", route.allow.encode())],
             )
-        await handler(exchange, *route.names)
+        return await handler(exchange, *route.names)
 
 
 class Standalone(Gateway):

@@ -109,7 +109,9 @@ class Exchange:
     async def session(self) -> Session:
         """The namespace's connections in this loop. Raises ServerError."""
         async with asyncio.timeout(SERVER_SECONDS):
-            return await self.gateway.tail.session()
+            session = await self.gateway.tail.session()
+        session.keep_passes()
+        return session
 
     async def state(self, run: str) -> RunState | None:
         session = await self.session()

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 from sse_starlette import EventSourceResponse
 
 from gateway.auth import Access
+from gateway.drain import watch_signals
+from gateway.hub import Hub
 from gateway.routes.exchange import SERVER_SECONDS, Exchange
 from processor.client.session import Session
 from processor.core.json import dumps
@@ -17,6 +19,7 @@ __all__ = ["changes", "get_live"]
 
 PAGE = 50
 LOOK_EVERY_SECONDS = 1.0
+DRAIN_LOOKS = 4  # for each look at the list, so that Ctrl-C ends it within a second in any server
 HEARTBEAT = b":\n"
 
 
@@ -29,6 +32,7 @@ async def get_live(exchange: Exchange) -> None:
     if exchange.method == "HEAD":
         await exchange.answer_empty(200, [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")])
         return
+    watch_signals()
     response = EventSourceResponse(_frames(session, first), ping=0, sep="\n")
     await response(exchange.scope, exchange.receive, exchange.send)
 
@@ -48,8 +52,12 @@ async def _frames(session: Session, first: list[RunState]) -> AsyncIterator[byte
     page = first
     yield _frame(page)
     silent = 0.0
+    hub = Hub.of_loop(session.settings.heartbeat_seconds)
     while True:
-        await asyncio.sleep(LOOK_EVERY_SECONDS)
+        for _ in range(DRAIN_LOOKS):
+            await asyncio.sleep(LOOK_EVERY_SECONDS / DRAIN_LOOKS)
+            if hub.draining:
+                return
         silent += LOOK_EVERY_SECONDS
         before, page = page, await _page(session)
         changed = changes(before, page)

@@ -10,13 +10,11 @@ from typing import Any, TextIO
 
 import structlog
 
-__all__ = ["configure", "drop_broken_streams", "redact"]
+__all__ = ["configure", "redact"]
 
 # In addresses, in headers as they are logged, and in what uvicorn's access log makes of both.
 _TOKEN = re.compile(r"""((?:^|[?&;\s"'])token=)[^&;\s"'#]+""", re.IGNORECASE)
 _BEARER = re.compile(r"(bearer\s+)[A-Za-z0-9._~+/=-]+", re.IGNORECASE)
-# uvicorn's word for a response that ended without its last chunk: how every stream ends that has not reached its run's end
-_BROKEN_STREAM = "ASGI callable returned without completing response."
 
 
 def redact(text: str) -> str:
@@ -29,11 +27,6 @@ def _redact_fields(logger: Any, method: str, event: MutableMapping[str, Any]) ->
         if isinstance(value, str):
             event[name] = redact(value)
     return event
-
-
-def drop_broken_streams(record: logging.LogRecord) -> bool:
-    """A filter for `uvicorn.error`: breaking a stream on purpose is no error."""
-    return _BROKEN_STREAM not in record.getMessage()
 
 
 def _access_fields(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -86,9 +79,6 @@ def configure(
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "sse_starlette"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [], True
-    error_log = logging.getLogger("uvicorn.error")
-    if drop_broken_streams not in error_log.filters:
-        error_log.addFilter(drop_broken_streams)
     for name, wanted in (levels or {}).items():
         logging.getLogger(name).setLevel(wanted)
     structlog.configure(

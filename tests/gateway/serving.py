@@ -11,6 +11,7 @@ from typing import Any, Literal
 import httpx
 import uvicorn
 
+from gateway.protocol import Protocol
 from tests.support.until import until
 
 __all__ = ["WAYS", "Way", "serving", "under_uvicorn"]
@@ -27,7 +28,7 @@ async def under_uvicorn(app: Any, **options: Any) -> AsyncIterator[str]:
         port = listening.getsockname()[1]
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=Protocol,
             log_config=None,
             lifespan="off",
             access_log=False,

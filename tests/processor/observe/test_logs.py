@@ -78,15 +78,6 @@ def test_exceptions_are_told_without_tokens_too() -> None:
     assert "abc.def" not in out.getvalue()
 
 
-def test_a_stream_that_is_broken_on_purpose_is_no_error_line() -> None:
-    """uvicorn reports a response without its end; that is how a drained stream ends."""
-    out = io.StringIO()
-    configure("json", stream=out)
-    logging.getLogger("uvicorn.error").error("ASGI callable returned without completing response.")
-    logging.getLogger("uvicorn.error").error("Something else")
-    assert [line["event"] for line in lines(out)] == ["Something else"]
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
