@@ -68,7 +68,7 @@ async def _stay(out: Output, here: Place, module: ModuleType) -> int:
         web = Web(config_for(gateway_app(tail, console=True), here.settings))
         run = await module.review.start_here(str(Path.cwd()))
         show_page(out, f"{here.url}/#run={run.id}", open_page=True)
-        ended_by = await web.on(here.listener)
+        ended_by = await web.on(here.listener, tail)
         if ended_by == signal.SIGINT:
             await tail.close()  # somebody waits at the keyboard: the agent's run ends now, not after the drain
     return INTERRUPTED if ended_by == signal.SIGINT else DONE
@@ -77,7 +77,7 @@ async def _stay(out: Output, here: Place, module: ModuleType) -> int:
 async def _once(out: Output, here: Place, module: ModuleType) -> int:
     async with supervised(here.server), module.tail as tail:
         web = Web(config_for(gateway_app(tail, console=True), here.settings))
-        serving = asyncio.create_task(web.on(here.listener), name="gateway")
+        serving = asyncio.create_task(web.on(here.listener, tail), name="gateway")
         following = asyncio.create_task(_follow(here, module), name="subscriber")
         await asyncio.wait((serving, following), return_when=asyncio.FIRST_COMPLETED)
         if not following.done():  # a signal ended it

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from processor.cli.exits import FAILED
 from processor.cli.opening import checked, wait_for
+from processor.cli.options import own_version
 from processor.cli.output import Output, output_of
 from processor.cli.settings import slips
 from processor.core.errors import NotConfigured, ServerError, SettingsError
@@ -69,7 +70,7 @@ def _tell(out: Output, finding: Finding) -> None:
 
 def _versions() -> Finding:
     parts = ", ".join(f"{name} {version(name)}" for name in ("redis", "hiredis", "uvicorn", "starlette"))
-    return Finding("versions", "ok", f"tailrace {version('tailrace')}, Python {platform.python_version()}, {parts}")
+    return Finding("versions", "ok", f"tailrace {own_version()}, Python {platform.python_version()}, {parts}")
 
 
 async def _look(settings: Settings) -> list[Finding]:

@@ -68,7 +68,7 @@ async def _serve(settings: Settings, listener: socket.socket, *, console: bool) 
     from processor.client.tailrace import Tailrace
 
     async with Tailrace(settings=settings) as tail:
-        return await Web(config_for(gateway_app(tail, console=console), settings)).on(listener)
+        return await Web(config_for(gateway_app(tail, console=console), settings)).on(listener, tail)
 
 
 def _serve_workers(settings: Settings, listener: socket.socket, workers: int, *, console: bool) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -18,7 +17,7 @@ from processor.cli.exec import exec_
 from processor.cli.exits import DONE, INTERRUPTED, Usage, exit_code
 from processor.cli.gateway import gateway
 from processor.cli.namespaces import namespaces
-from processor.cli.options import EPILOG, Options, hoist
+from processor.cli.options import EPILOG, Options, hoist, own_version
 from processor.cli.output import Output, forget_stdout
 from processor.cli.replay import replay
 from processor.cli.runs import runs
@@ -48,7 +47,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"tailrace {version('tailrace')}")
+        typer.echo(f"tailrace {own_version()}")
         raise typer.Exit
 
 

@@ -103,8 +103,9 @@ class Web(uvicorn.Server):
         self.ended_by = self.ended_by or number
         self.handle_exit(number, frame)
 
-    async def on(self, listener: socket.socket) -> int:
-        """Serve until SIGINT or SIGTERM; which one it was, 0 for neither."""
+    async def on(self, listener: socket.socket, tail: Tailrace) -> int:
+        """Serve until SIGINT or SIGTERM; which one it was, 0 for neither. Ends lost runs although nobody asks anything."""
+        (await tail.session()).keep_passes()
         await self.serve(sockets=[listener])
         return self.ended_by
 

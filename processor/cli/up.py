@@ -130,7 +130,7 @@ async def _up(out: Output, here: Place, *, open_page: bool) -> int:
     async with supervised(here.server), Tailrace(settings=here.settings) as tail:
         web = Web(config_for(gateway_app(tail, console=True), here.settings))
         show_page(out, here.url, open_page=open_page)
-        return await web.on(here.listener)
+        return await web.on(here.listener, tail)
 
 
 def show_page(out: Output, url: str, *, open_page: bool) -> None:
