@@ -37,6 +37,7 @@ function chosen() {
 function show() {
   const run = chosen()
   document.body.classList.toggle("has-run", Boolean(run))
+  document.body.classList.toggle("is-empty", runs.known === true && runs.states.size === 0)
   runs.choose(run)
   if (pane && pane.run === run) return
   pane?.close()

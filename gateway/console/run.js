@@ -116,6 +116,7 @@ export class RunPane {
       .filter(Boolean)
       .join(" ")
     this.trouble.hidden = false
+    soon(this.draw)
     this.trouble.replaceChildren(h("p", null, text), again)
   }
 
@@ -133,6 +134,7 @@ export class RunPane {
     if (status !== this.status) this.onStatus((this.status = status), state?.task ?? this.run)
     const ends = this.model.caughtUp && !ENDED.has(status) ? this.ends.filter((end) => this.toEnd || end.isSeen()) : []
     parts.header.draw(state, model, now)
+    this.element.classList.toggle("unknown", !this.trouble.hidden && !model.events)
     parts.ask.draw(status === "waiting" ? (model.asking ?? askOf(state)) : null)
     if (this.tabs.active === "Overview") this.drawOverview(now)
     if (this.tabs.active === "Logs") parts.logs.draw(model)
