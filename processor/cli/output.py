@@ -10,13 +10,12 @@ from typing import Any
 import orjson
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from processor.cli.options import Options, options_of
 from processor.core.errors import TailraceError
 
-__all__ = ["Output", "output_of"]
+__all__ = ["STATUS_STYLE", "Output", "forget_stdout", "output_of", "status_text", "table_text"]
 
 STATUS_STYLE = {
     "queued": "yellow",
@@ -54,12 +53,7 @@ class Output:
         self.console.file.flush()
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in columns:
-            table.add_column(column, no_wrap=column in ("RUN", "SETTING"), overflow="fold")
-        for row in rows:
-            table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
-        self.console.print(table, soft_wrap=False)
+        self.console.print(table_text(columns, rows))
 
     def say(self, sentence: str) -> None:
         """Talk: what happens, hints. Silent with -q."""
@@ -80,6 +74,20 @@ class Output:
 
 def output_of(ctx: typer.Context) -> Output:
     return Output(options_of(ctx))
+
+
+def table_text(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Text:
+    """Columns as wide as their widest cell. Nothing is cut: an ID or a path that is not whole is of no use."""
+    cells = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
+    head = [Text(column, style="bold") for column in columns]
+    widths = [max(row[place].cell_len for row in [head, *cells]) for place in range(len(columns))]
+    lines = []
+    for row in [head, *cells]:
+        line = Text()
+        for cell, width in zip(row[:-1], widths, strict=False):
+            line.append_text(cell).append(" " * (width - cell.cell_len + 2))
+        lines.append(line.append_text(row[-1]))
+    return Text("\n").join(lines)
 
 
 def status_text(status: str) -> Text:

@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 from rich.live import Live
-from rich.table import Table
+from rich.text import Text
 
 from processor.cli.exits import Usage
 from processor.cli.opening import reading, wait_for
-from processor.cli.output import Output, output_of, status_text
+from processor.cli.output import Output, output_of, status_text, table_text
 from processor.cli.words import ago, parse_labels, parse_time
 from processor.core.lifecycle import TERMINAL
 from processor.store.runs import RunState, Space, list_runs
@@ -81,7 +81,7 @@ async def _runs(out: Output, wanted: _Wanted, watch: bool) -> None:
         if watch:
             await _watch_table(out, space, wanted)
             return
-        out.console.print(_table(found), soft_wrap=False)
+        out.line(_table(found))
         if not found:
             out.say("no runs; `tailrace demo` makes one to look at")
 
@@ -104,21 +104,22 @@ async def _watch_table(out: Output, space: Space, wanted: _Wanted) -> None:
             await asyncio.sleep(WATCH_SECONDS)
 
 
-def _table(found: Sequence[RunState]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("RUN", "STATUS", "TASK", "EVENTS", "CHANGED", "TOOK", "LABELS"):
-        table.add_column(column, no_wrap=column != "LABELS", justify="right" if column == "EVENTS" else "left")
+def _table(found: Sequence[RunState]) -> Text:
     now = datetime.now(UTC)
-    for state in found:
-        changed = state.ended or state.updated
-        took = (state.ended - state.created) / 1000 if state.ended else now.timestamp() - state.created / 1000
-        table.add_row(
-            state.run,
-            status_text(state.status),
-            state.task or "",
-            (state.tail or "0").partition("-")[0],
-            f"{ago(now.timestamp() - changed / 1000)} ago",
-            ago(took),
-            " ".join(f"{name}={value}" for name, value in state.labels.items()),
-        )
-    return table
+    labelled = any(state.labels for state in found)
+    columns = ("RUN", "STATUS", "TASK", "EVENTS", "CHANGED", "TOOK", *(["LABELS"] if labelled else []))
+    return table_text(columns, [_row(state, now)[: len(columns)] for state in found])
+
+
+def _row(state: RunState, now: datetime) -> list[str | Text]:
+    changed = (state.ended or state.updated) / 1000
+    end = state.ended / 1000 if state.ended else now.timestamp()
+    return [
+        state.run,
+        status_text(state.status),
+        state.task or "",
+        (state.tail or "0").partition("-")[0],
+        f"{ago(now.timestamp() - changed)} ago",
+        ago(end - state.created / 1000),
+        " ".join(f"{name}={value}" for name, value in state.labels.items()),
+    ]
