@@ -212,7 +212,7 @@ class _Place:
     def parse(cls, text: str) -> _Place:
         try:
             score, run = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode().split(" ")
-            return cls(float(score), run)
+            return cls(float(int(score)), run)
         except ValueError as error:
             raise BadInput(
                 f"after is {text[:200]!r}, which no listing gave.",
