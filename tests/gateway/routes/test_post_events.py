@@ -12,10 +12,9 @@ import pytest
 from gateway.app import standalone
 from processor.client.tailrace import Tailrace
 from processor.core.settings import Settings
+from tests.gateway.answers import problem_of
 from tests.gateway.serving import Way, serving
 from tests.support.servers import TestServer
-
-MEMBERS = {"type", "title", "status", "detail", "field", "value", "remedy"}
 
 
 def numbered(number: int, producer: str = "p1", prev: int | None = None) -> dict[str, str]:
@@ -25,20 +24,6 @@ def numbered(number: int, producer: str = "p1", prev: int | None = None) -> dict
 
 async def post(http: httpx.AsyncClient, run: str, *types: str, **headers: str) -> httpx.Response:
     return await http.post(f"/runs/{run}/events", json=[{"type": t} for t in types], headers=headers)
-
-
-def refused(response: httpx.Response, status: int, slug: str) -> dict[str, Any]:
-    """The problem, whose shape is checked."""
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    problem: dict[str, Any] = response.json()
-    assert problem["type"] == slug
-    assert problem["status"] == status
-    assert set(problem) >= MEMBERS
-    assert problem["remedy"]
-    if "results" not in problem:
-        assert len(response.content) <= 4096
-    return problem
 
 
 async def envelopes(http: httpx.AsyncClient, run: str) -> list[bytes]:
@@ -123,7 +108,7 @@ async def test_a_hole_says_what_is_stored(http: httpx.AsyncClient) -> None:
     """409 with the number that the server has, the index and all results."""
     await http.post("/runs/r1/events", json={"type": "a"}, headers=numbered(1))
     response = await http.post("/runs/r1/events", json=[{"type": "c"}, {"type": "d"}], headers=numbered(5))
-    problem = refused(response, 409, "hole")
+    problem = problem_of(response, 409, "hole")
     assert (problem["stored"], problem["index"]) == (1, 0)
     assert problem["results"] == [{"outcome": "hole"}, {"outcome": "hole"}]
 
@@ -133,7 +118,7 @@ async def test_what_depends_on_the_run_is_judged_in_order(http: httpx.AsyncClien
     response = await http.post(
         "/runs/r1/events", json=[{"type": "a"}, {"type": "run.finished"}, {"type": "b"}, {"type": "c"}]
     )
-    problem = refused(response, 409, "closed")
+    problem = problem_of(response, 409, "closed")
     assert problem["index"] == 2
     assert [r["outcome"] for r in problem["results"]] == ["appended", "appended", "closed", "hole"]
     assert problem["run_status"] == "succeeded"
@@ -143,7 +128,7 @@ async def test_what_depends_on_the_run_is_judged_in_order(http: httpx.AsyncClien
 
 async def test_the_gateway_goes_on_for_a_run_after_a_refusal(http: httpx.AsyncClient) -> None:
     """Requests without numbers are the gateway's own chain; others' events behind a refused one are not lost."""
-    refused(await http.post("/runs/r1/events", json=[{"type": "a"}, {"type": "run.resumed"}]), 409, "illegal")
+    problem_of(await http.post("/runs/r1/events", json=[{"type": "a"}, {"type": "run.resumed"}]), 409, "illegal")
     responses = await asyncio.gather(
         *(http.post("/runs/r1/events", json=[{"type": f"t{i}"}, {"type": "run.resumed"}]) for i in range(5)),
         *(http.post("/runs/r1/events", json={"type": f"u{i}"}) for i in range(5)),
@@ -166,16 +151,16 @@ async def test_a_resent_end_is_a_duplicate(http: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize("first", ["run.finished", "run.failed", "run.cancelled", "run.resumed", "run.waiting"])
 async def test_a_first_event_cannot_end_resume_or_wait(http: httpx.AsyncClient, first: str) -> None:
     """409 illegal, and no run was made."""
-    problem = refused(await post(http, "r1", first), 409, "illegal")
+    problem = problem_of(await post(http, "r1", first), 409, "illegal")
     assert (problem["from"], problem["event_type"]) == ("new", first)
-    refused(await http.get("/runs/r1"), 404, "unknown-run")
+    problem_of(await http.get("/runs/r1"), 404, "unknown-run")
 
 
 @pytest.mark.parametrize("type", ["run.retrying", "run.cancel_requested"])
 async def test_what_only_we_may_say(http: httpx.AsyncClient, type: str) -> None:
     """run.retrying and run.cancel_requested from outside are illegal."""
     await post(http, "r1", "a")
-    refused(await post(http, "r1", type), 409, "illegal")
+    problem_of(await post(http, "r1", type), 409, "illegal")
 
 
 async def test_the_lifecycle_from_outside(http: httpx.AsyncClient) -> None:
@@ -197,7 +182,7 @@ async def test_the_lifecycle_from_outside(http: httpx.AsyncClient) -> None:
         assert (await post(http, "r1", type)).status_code == 200, type
         assert await status("r1") == expected
     for type in ("note", "run.started", "run.failed"):
-        assert refused(await post(http, "r1", type), 409, "closed")["run_status"] == "succeeded"
+        assert problem_of(await post(http, "r1", type), 409, "closed")["run_status"] == "succeeded"
 
 
 async def test_queued_again_with_the_same_start_is_a_duplicate(http: httpx.AsyncClient) -> None:
@@ -209,7 +194,7 @@ async def test_queued_again_with_the_same_start_is_a_duplicate(http: httpx.Async
         response = await http.post("/runs/r1/events", json={"type": "run.queued", "data": data})
         assert response.json()["results"][0]["outcome"] == expected
     other = {"type": "run.queued", "data": {"task": "a", "input": {"x": 2}}}
-    problem = refused(await http.post("/runs/r1/events", json=other), 409, "run-exists")
+    problem = problem_of(await http.post("/runs/r1/events", json=other), 409, "run-exists")
     assert problem["results"] == [{"outcome": "run-exists"}]
 
 
@@ -239,7 +224,7 @@ async def test_labels_of_the_first_event_are_the_runs(http: httpx.AsyncClient) -
 async def test_bad_names(http: httpx.AsyncClient, run: str, slug: str) -> None:
     """After one percent-decoding; an encoded slash is a bad name."""
     for response in (await post(http, run, "a"), await http.get(f"/runs/{run}"), await http.get(f"/runs/{run}/events")):
-        assert refused(response, 400, slug)["field"] in ("run", "path")
+        assert problem_of(response, 400, slug)["field"] in ("run", "path")
 
 
 async def test_names_are_decoded_once(http: httpx.AsyncClient) -> None:
@@ -286,17 +271,17 @@ async def test_what_the_body_alone_is_refused_for_changes_nothing(
 ) -> None:
     """And makes no run."""
     response = await http.post("/runs/r1/events", content=content, headers=headers)
-    refused(response, status, slug)
-    refused(await http.get("/runs/r1"), 404, "unknown-run")
+    problem_of(response, status, slug)
+    problem_of(await http.get("/runs/r1"), 404, "unknown-run")
 
 
 async def test_ndjson_errors_name_the_line(http: httpx.AsyncClient) -> None:
     """From 1; nothing of the body is applied."""
     body = b'{"type":"a"}\n\n{"type":"b","x":1}\n'
     response = await http.post("/runs/r1/events", content=body, headers={"Content-Type": "application/x-ndjson"})
-    problem = refused(response, 400, "bad-event")
+    problem = problem_of(response, 400, "bad-event")
     assert (problem["line"], problem["field"]) == (3, "events[1].x")
-    refused(await http.get("/runs/r1"), 404, "unknown-run")
+    problem_of(await http.get("/runs/r1"), 404, "unknown-run")
 
 
 async def test_a_chunked_body_is_bounded_too(http: httpx.AsyncClient) -> None:
@@ -307,20 +292,20 @@ async def test_a_chunked_body_is_bounded_too(http: httpx.AsyncClient) -> None:
             yield b" " * 65536
 
     response = await http.post("/runs/r1/events", content=chunks(), headers={"Content-Type": "application/json"})
-    refused(response, 413, "body-too-large")
+    problem_of(response, 413, "body-too-large")
 
 
-async def test_repeated_producer_headers_are_refused(http: httpx.AsyncClient) -> None:
+async def test_repeated_producer_headers_are_problem_of(http: httpx.AsyncClient) -> None:
     """400 bad-number."""
     headers = [("Tailrace-Producer", "p"), ("Tailrace-Number", "1"), ("Tailrace-Number", "1")]
     response = await http.post("/runs/r1/events", json={"type": "a"}, headers=headers)
-    assert refused(response, 400, "bad-number")["field"] == "Tailrace-Number"
+    assert problem_of(response, 400, "bad-number")["field"] == "Tailrace-Number"
 
 
 async def test_values_in_problems_are_cut(http: httpx.AsyncClient) -> None:
     """At 200 characters, the whole at 4 KiB."""
     response = await http.post("/runs/r1/events", json={"type": "x" * 60000})
-    problem = refused(response, 400, "bad-event")
+    problem = problem_of(response, 400, "bad-event")
     assert problem["value"] == "x" * 200
 
 
@@ -333,7 +318,7 @@ async def test_a_full_log_is_429_with_retry_after(server: TestServer, namespace:
         await session.scripts.bind(keys, "mail", when_behind="refuse")
         for _ in range(4):
             await http.post("/runs/r1/events", json=[{"type": "a"}] * 50)
-        problem = refused(response := await http.post("/runs/r1/events", json={"type": "a"}), 429, "full")
+        problem = problem_of(response := await http.post("/runs/r1/events", json={"type": "a"}), 429, "full")
         assert problem["group"] == "mail"
         assert int(response.headers["retry-after"]) >= 1
 
@@ -344,6 +329,6 @@ async def test_a_full_task_is_429(server: TestServer, namespace: str, way: Way) 
     async with Tailrace(settings=settings) as tail, serving(standalone(tail), way, f"/api/{namespace}") as http:
         queued = {"type": "run.queued", "data": {"task": "mail"}}
         assert (await http.post("/runs/r1/events", json=queued)).status_code == 200
-        problem = refused(await http.post("/runs/r2/events", json=queued), 429, "full")
+        problem = problem_of(await http.post("/runs/r2/events", json=queued), 429, "full")
         assert problem["task"] == "mail"
-        refused(await http.get("/runs/r2"), 404, "unknown-run")
+        problem_of(await http.get("/runs/r2"), 404, "unknown-run")
