@@ -28,12 +28,11 @@ async def under_uvicorn(app: Any, **options: Any) -> AsyncIterator[str]:
         port = listening.getsockname()[1]
         config = uvicorn.Config(
             app,
-            http=Protocol,
             log_config=None,
             lifespan="off",
             access_log=False,
             timeout_graceful_shutdown=2,
-            **options,
+            **{"http": Protocol, **options},
         )
         server = uvicorn.Server(config)
         serve = asyncio.ensure_future(server.serve(sockets=[listening]))

@@ -34,17 +34,18 @@ class Feed:
         self.ms += 1
         first = len(self.ids) + 1
         payloads = [compose(type, data) for type in types]
-        redis = self.session.redis
-        for seq, payload in enumerate(payloads, first):
-            await execute(redis, "XADD", self.feed, f"{seq}-{self.ms}", "e", payload)
-            self.ids.append(FeedId(seq, self.ms))
-            self.payloads.append(payload)
-        await execute(
-            redis, "HSET", self.hash, "status", status, "tail", f"{len(self.ids)}-{self.ms}", "created", self.ms
-        )
         message = b"\n".join([b"%d-%d" % (first, self.ms), *payloads])
-        if publish:
-            await self.publish(message)
+        async with self.session.redis.pipeline(transaction=True) as step:  # one step, as the script's
+            untyped: Any = step
+            for seq, payload in enumerate(payloads, first):
+                untyped.execute_command("XADD", self.feed, f"{seq}-{self.ms}", "e", payload)
+                self.ids.append(FeedId(seq, self.ms))
+                self.payloads.append(payload)
+            tail = f"{len(self.ids)}-{self.ms}"
+            untyped.execute_command("HSET", self.hash, "status", status, "tail", tail, "created", self.ms)
+            if publish:
+                untyped.execute_command("SPUBLISH", self.channel, message)
+            await untyped.execute()
         return message
 
     async def finish(self) -> bytes:
