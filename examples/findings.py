@@ -169,14 +169,15 @@ def compare(sources: Sequence[Source]) -> int:
 
 
 def worst_of(sources: Sequence[Source], most: int = 7) -> list[Finding]:
-    """What to look at first: the worst findings, at most two of a kind."""
+    """What to look at first: the worst findings, at most two of a kind, and one a place."""
     taken: Counter[str] = Counter()
-    worst = []
+    worst: dict[tuple[str, int], Finding] = {}
     for finding in sorted(finding for source in sources for finding in source.findings):
-        taken[finding.rule] += 1
-        if taken[finding.rule] <= 2:
-            worst.append(finding)
-    return worst[:most]
+        place = (finding.path, finding.line)
+        if taken[finding.rule] < 2 and place not in worst:
+            taken[finding.rule] += 1
+            worst[place] = finding
+    return list(worst.values())[:most]
 
 
 def report(name: str, sources: Sequence[Source], doubled: int) -> Iterator[str]:

@@ -24,7 +24,7 @@ def tree(folder: Path) -> Path:
     files = {
         "app/main.py": f"def big(a, b=[]):\n{body}\n    try:\n        pass\n    except:\n        pass\n",
         "app/broken.py": "def (:\n",
-        "app/quiet.py": "# TODO" + ": say more\ntry:\n    x = 1\nexcept Exception:\n    pass\n",
+        "app/quiet.py": f"# {'TODO'}: say more\ntry:\n    x = 1\nexcept Exception:\n    pass\n",
         "web/page.js": "const line = '" + "x" * 200 + "'\n",
         "web/one.css": "".join(f"rule-{n} {{ color: red }}\n" for n in range(20)),
         "web/two.css": "".join(f"rule-{n} {{ color: red }}\n" for n in range(20)),
