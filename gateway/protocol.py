@@ -17,6 +17,7 @@ __all__ = ["Protocol"]
 
 HEAD_SECONDS: Final = 10.0  # of silence, or of a head that does not end
 BODY_SECONDS: Final = 30.0
+LINGER_SECONDS: Final = 1.0  # in which what a refused client still sends is thrown away
 MAX_HEAD: Final = 16 * 1024  # bytes of request line and headers
 
 
@@ -138,7 +139,12 @@ class Protocol(HttpToolsProtocol):
         body = problem.json()
         head = b"content-type: %b\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % (MEDIA_TYPE.encode(), len(body))
         self.transport.write(STATUS_LINE[problem.status] + head + body)
-        self.transport.close()
+        if self.transport.can_write_eof():
+            # a client that still sends would be answered by a reset, and lose the answer with it
+            self.transport.write_eof()
+            self.loop.call_later(LINGER_SECONDS, self.transport.close)
+        else:
+            self.transport.close()
 
 
 class _Pipeline(list[Any]):
