@@ -23,7 +23,7 @@ from tests.processor.store.state import TERMINAL, Made, ModelRun, Outcome
 from tests.support.program import ROOT
 from tests.support.servers import TestServer
 
-__all__ = ["LAYOUT", "LIMITS", "Clocked", "Stage", "expand"]
+__all__ = ["LAYOUT", "LIMITS", "Clocked", "Snapshot", "Stage", "expand"]
 
 LAYOUT = "1 abcdef"
 LIMITS = Limits(
@@ -79,7 +79,7 @@ def same_outcomes(found: Sequence[Outcome], should: Sequence[Outcome]) -> bool:
     )
 
 
-class _Snapshot(NamedTuple):
+class Snapshot(NamedTuple):
     model: Model
     keys: dict[bytes, tuple[int, bytes]]  # name → TTL in ms (0: none), DUMP
     entries: list[bytes]
@@ -103,7 +103,10 @@ class Stage:
         self._names = {self.keys.channel(run).encode(): run for run in channels} | {self.keys.ctl.encode(): "ctl"}
         self._pubsub: Any = self.client.pubsub()
         self._pubsub.ssubscribe(SENTINEL, *(name.decode() for name in self._names))
-        self._messages()
+        for _ in range(1 + len(self._names)):
+            confirmed = self._pubsub.get_sharded_message(timeout=5)
+            assert confirmed is not None
+            assert confirmed["type"] == "ssubscribe"
 
     def close(self) -> None:
         self._pubsub.close()
@@ -189,15 +192,15 @@ class Stage:
 
     # -- what befalls a server
 
-    def snapshot(self) -> _Snapshot:
+    def snapshot(self) -> Snapshot:
         names: list[bytes] = self.client.keys(self.keys.prefix + "*")
         dumps: dict[bytes, tuple[int, bytes]] = {}
         for name in names:
             dump: Any = self.client.dump(name)
             dumps[name] = (max(self.client.pttl(name), 0), dump)
-        return _Snapshot(copy.deepcopy(self.model), dumps, list(self._entries))
+        return Snapshot(copy.deepcopy(self.model), dumps, list(self._entries))
 
-    def lose(self, snapshot: _Snapshot) -> None:
+    def lose(self, snapshot: Snapshot) -> None:
         """The server comes back as it was then: all partitions lose a suffix of what was written."""
         self.client.delete(*self.client.keys(self.keys.prefix + "*"))
         for name, (ttl, dump) in snapshot.keys.items():
