@@ -139,6 +139,9 @@ function endOfBlock(text, start) {
   }
   if (end !== -1 && end - start <= MOST) return end
   if (text.length - start <= MOST) return -1
-  const line = text.lastIndexOf("\n", start + MOST)
-  return line > start ? line + 1 : start + MOST
+  for (const mark of ["\n", " "]) {
+    const at = text.lastIndexOf(mark, start + MOST - 1)
+    if (at > start) return at + 1
+  }
+  return start + MOST
 }
