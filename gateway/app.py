@@ -134,9 +134,22 @@ class Gateway:
             if stream is not None:
                 await hold(stream, receive)
         elif scope["type"] == "lifespan":
-            await _lifespan(receive, send)
+            await self._live(receive, send)
         else:
             await send({"type": "websocket.close"})
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        """Nothing depends on a lifespan; a server that offers one gets its answers."""
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.shutdown":
+                await self.close()
+            await send({"type": f"{message['type']}.complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+
+    async def close(self) -> None:
+        """Ends what the gateway opened in this loop by itself; its Tailrace is its owner's."""
 
     async def _find(self, segments: Sequence[str]) -> tuple[Gateway, Route | None, str]:
         """Whose route an address is, the route, and what stands between the mount and it."""
@@ -246,6 +259,12 @@ class Standalone(Gateway):
         gateway = Gateway(self.tail.in_namespace(namespace), authorize=self.authorize)
         return self._namespaces.setdefault(namespace, gateway)
 
+    async def close(self) -> None:
+        """Ends the connections of namespaces other than its Tailrace's."""
+        for gateway in self._namespaces.values():
+            if gateway is not self:
+                await gateway.tail.close()
+
 
 def standalone(
     tail: Tailrace, *, authorize: Authorize | None = None, console: bool = False, cors_origins: Sequence[str] = ()
@@ -277,12 +296,3 @@ async def _refuse(exchange: Exchange, answer: _Answer, problem: Problem) -> None
         log.warning("answer_broken", route=exchange.route, problem=problem.type, detail=problem.detail)
         return
     await problem.send(exchange.scope, answer)
-
-
-async def _lifespan(receive: Receive, send: Send) -> None:
-    """Nothing depends on it; a server that offers it gets its answers."""
-    while True:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return
