@@ -1,11 +1,21 @@
-"""What of the list has changed."""
+"""GET /live: the first page, then what changes, until the reader leaves."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
+import httpx
+
+from gateway.app import standalone
+from gateway.hub import Hub
 from gateway.routes.live import changes
+from processor.client.tailrace import Tailrace
 from processor.store.runs import RunState
+from tests.gateway.answers import post
+from tests.gateway.serving import under_uvicorn
 
 
 def test_new_and_changed_runs_are_told_in_the_pages_order() -> None:
@@ -15,3 +25,34 @@ def test_new_and_changed_runs_are_told_in_the_pages_order() -> None:
     assert changes([a, b], [ended, c, a]) == [ended, c]
     assert changes([a, b], [a, b]) == []
     assert changes([a, b], [a]) == []
+
+
+async def frames(response: httpx.Response) -> AsyncIterator[list[dict[str, Any]]]:
+    async for line in response.aiter_lines():
+        if line.startswith("data: "):
+            yield json.loads(line.removeprefix("data: "))["runs"]
+
+
+async def test_the_list_is_kept_current(tail: Tailrace, namespace: str) -> None:
+    """One unnamed frame a change, LF only, no pings; the process's drain ends it."""
+    async with (
+        under_uvicorn(standalone(tail)) as address,
+        httpx.AsyncClient(base_url=f"{address}/api/{namespace}", trust_env=False) as http,
+    ):
+        await post(http, "r1", "a")
+        async with http.stream("GET", "/live") as response:
+            assert response.headers["content-type"].startswith("text/event-stream")
+            told = frames(response)
+            first = await anext(told)
+            assert [run["run"] for run in first] == ["r1"]
+            assert first[0] == (await http.get("/runs/r1")).json()
+            await post(http, "r2", "run.started")
+            await post(http, "r1", "run.finished")
+            seen: dict[str, str] = {}
+            while seen != {"r1": "succeeded", "r2": "running"}:
+                seen |= {run["run"]: run["status"] for run in await anext(told)}
+            Hub.of_loop(tail.settings.heartbeat_seconds).draining = True
+            try:
+                assert [runs async for runs in told] == []
+            finally:
+                Hub.of_loop(tail.settings.heartbeat_seconds).draining = False
