@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 import orjson
 import typer
@@ -27,15 +27,20 @@ STATUS_STYLE = {
 }
 
 
+def _console(file: TextIO, options: Options) -> Console:
+    """Lines run on instead of being cut at the window's width: half an ID is of no use."""
+    colour = options.color and not os.environ.get("NO_COLOR")
+    return Console(file=file, color_system="auto" if colour else None, highlight=False, soft_wrap=True)
+
+
 class Output:
     """Where a command's words go. `pretty` is false in a pipe and with --json: then only `record` writes to stdout."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
         self.pretty = sys.stdout.isatty() and not options.json
-        # the console's idea of the width would cut IDs in a narrow window: tables wrap, lines run on
-        self.console = Console(file=sys.stdout, no_color=not options.color, highlight=False, soft_wrap=True)
-        self._talk = Console(file=sys.stderr, no_color=not options.color, highlight=False, soft_wrap=True)
+        self.console = _console(sys.stdout, options)
+        self._talk = _console(sys.stderr, options)
 
     def record(self, data: Mapping[str, Any] | bytes) -> None:
         """One JSON object and LF; bytes are one already, and pass as they are."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, cast
@@ -23,6 +22,7 @@ from processor.core.errors import (
 )
 from processor.core.settings import Settings
 from processor.store.checks import Facts, check_server, size_text
+from tests.support.impostor import REDIS_6, bulk, impostor
 from tests.support.servers import Kind, TestServer, binary_of, running
 
 
@@ -54,33 +54,6 @@ async def _check(url: str, *, origin: str = "TAILRACE_REDIS_URL", writes: bool =
     settings = Settings(redis_url=url, allow_eviction=allow, origins={"redis_url": origin})
     async with _client(url) as client:
         return await check_server(client, settings, writes=writes)
-
-
-@asynccontextmanager
-async def _impostor(answers: dict[bytes, bytes]) -> AsyncIterator[str]:
-    """A server that gives the same answers to everybody: for releases that nobody can install any more."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while line := await reader.readline():
-                words = []
-                for _ in range(int(line[1:])):
-                    size = int((await reader.readline())[1:])
-                    words.append((await reader.readexactly(size + 2))[:-2])
-                writer.write(answers.get(words[0].upper(), b"+OK\r\n"))
-        finally:
-            writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-
-
-def _bulk(text: str) -> bytes:
-    return f"${len(text)}\r\n{text}\r\n".encode()
-
-
-TIME = b"*2\r\n$10\r\n1700000000\r\n$1\r\n0\r\n"
 
 
 async def test_a_server_that_will_do(kind: Kind) -> None:
@@ -123,8 +96,7 @@ async def test_unreachable_of_a_flag_and_of_a_folder() -> None:
 )
 async def test_too_old(info: str, said: str) -> None:
     """A release without sharded PubSub is refused before anything else, with a way out."""
-    answers = {b"TIME": TIME, b"INFO": _bulk(info), b"CONFIG": b"*0\r\n"}
-    async with _impostor(answers) as url:
+    async with impostor({**REDIS_6, b"INFO": bulk(info)}) as url:
         with pytest.raises(ServerTooOld) as caught:
             await _check(url)
     assert said in str(caught.value)
@@ -220,7 +192,7 @@ async def test_asking_to_write_writes_nothing(kind: Kind) -> None:
 
 async def test_other_answers_keep_their_words() -> None:
     """What nobody foresaw is a ServerError with the server's sentence."""
-    async with _impostor({b"TIME": b"-ERR this is a proxy\r\n"}) as url:
+    async with impostor({b"TIME": b"-ERR this is a proxy\r\n"}) as url:
         with pytest.raises(ServerError, match="answers: this is a proxy"):
             await _check(url)
 
