@@ -147,12 +147,34 @@ class Steps:
 
     def begin(self) -> None:
         """A process starts to execute a run without a worker, or its next attempt."""
-        run, owner = self._run(), self._one(("me", "me", "me", "you"))
+        self._begin(self._run(), self._one(("me", "me", "me", "you")))
+
+    def _begin(self, run: str, owner: str) -> None:
         serial = next(self._serial)
         thread = "T" if "~" in run and self._flip() else ""
         event = draft("run.started", _data(serial), nonce=f"n{serial}", owner=owner, start="s", task="build",
                       thread=thread, labels={"user": "bob"})  # fmt: skip
         self._send(self._batch(run, f"p:{owner}", [event], faults=self._one((False, False, False, True))))
+
+    def next_attempt(self) -> None:
+        """The owner of a run begins again."""
+        if executed := self._executed():
+            run = self._run(of=executed)
+            self._begin(run, self._stage.model.runs[run].fields["owner"])
+
+    def answer(self) -> None:
+        """The answer to an open question."""
+        if waiting := [name for name, run in self._stage.model.runs.items() if run.status == "waiting"]:
+            run = self._one(waiting)
+            ask = self._one((self._stage.model.runs[run].fields["ask"], ""))
+            event = draft("run.resumed", _data(next(self._serial)), ask=ask, value=b'["yes"]')
+            self._send(self._batch(run, "p:one", [event, *self._plain()], faults=False))
+
+    def end(self) -> None:
+        run = self._run()
+        event = draft(self._one(("run.finished", "run.failed")), _data(next(self._serial)), error=b'"bad"')
+        writer = f"x:{self._exec_of(run)}" if self._exec_of(run) else "p:one"
+        self._send(self._batch(run, writer, [event, *self._plain()], faults=False))
 
     def live(self) -> None:
         if executed := self._executed():
@@ -181,7 +203,9 @@ class Steps:
     # -- owners, cancels, time
 
     def renew(self) -> None:
-        self._stage.renew([(self._run(), self._one(("me", "me", "you"))) for _ in range(self._one((1, 2, 3)))])
+        """Some that are owned, and whatever else is asked for."""
+        owned = [(name, self._stage.model.runs[name].fields["owner"]) for name in self._stage.model.owners]
+        self._stage.renew([*owned[: self._one((0, 1, 5))], (self._run(), self._one(("me", "me", "you")))])
 
     def cancel(self) -> None:
         self._stage.cancel(self._run())
@@ -263,7 +287,10 @@ _WEIGHTS: dict[Callable[[Steps], None], int] = {
     Steps.late_copy: 4,
     Steps.resend_and_go_on: 3,
     Steps.queue: 4,
-    Steps.begin: 5,
+    Steps.begin: 4,
+    Steps.next_attempt: 2,
+    Steps.answer: 2,
+    Steps.end: 2,
     Steps.live: 4,
     Steps.live_lifecycle: 5,
     Steps.stale: 1,
