@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from processor import Tailrace
 from processor.core.events import draft
@@ -18,8 +17,7 @@ def _texts(lines: list[bytes]) -> list[str]:
         chunk = json.loads(line)
         if chunk.get("type") == "response.output_text.delta":
             found.append(chunk["delta"])
-        for choice in chunk.get("choices", ()):
-            found.append((choice.get("delta") or {}).get("content"))
+        found += [(choice.get("delta") or {}).get("content") for choice in chunk.get("choices", ())]
     return [text for text in found if isinstance(text, str) and text]
 
 
@@ -52,9 +50,9 @@ async def test_written_text_comes_back(tail: Tailrace) -> None:
         assert await run.text() == "".join(texts), file.name
 
 
-async def _log(tail: Tailrace, file: Path) -> None:
-    lines = file.read_bytes().decode().split("\n")
-    run = tail.run(labels={"file": file.name})
+async def _log(tail: Tailrace, name: str, content: bytes) -> None:
+    lines = content.decode().split("\n")
+    run = tail.run(labels={"file": name})
     last = None
     for at, line in enumerate(lines):
         last = run.log(line)
@@ -62,13 +60,13 @@ async def _log(tail: Tailrace, file: Path) -> None:
             await last
     assert last is not None
     await last
-    assert "\n".join([event.text async for event in run.follow(live=False)]).encode() == file.read_bytes()
+    assert "\n".join([event.text async for event in run.follow(live=False)]).encode() == content
 
 
 async def test_logs_come_back(tail: Tailrace) -> None:
     """27,000 log lines, one event each, are read again as the files that they came from."""
     for file in log_files():
-        await _log(tail, file)
+        await _log(tail, file.name, file.read_bytes())
 
 
 async def test_values_come_back(tail: Tailrace) -> None:
