@@ -46,6 +46,7 @@ export class RunModel {
     this.usage = new Map() // model → {input, output, estimated, calls}
     this.state = undefined
     this.lasting = undefined // the state less what attempts wrote: where a new attempt begins
+    this.input = undefined
     this.result = undefined
     this.failure = null
     this.cancelling = false
@@ -288,12 +289,18 @@ function retry(model, data, event) {
   if (failed) Object.assign(failed, { reason: data.reason, error: data.error })
 }
 
+function giveInput(model, data) {
+  model.input ??= data.input
+}
+
 function start(model, data, event, ms) {
+  giveInput(model, data)
   const present = model.attempts.at(-1)
   if (present && present.attempt === event.attempt) present.from = ms // less the backoff before it
 }
 
 const HANDLERS = new Map([
+  ["run.queued", giveInput],
   ["run.started", start],
   ["run.waiting", wait],
   ["run.resumed", resume],

@@ -11,7 +11,7 @@ import { Header, statusOf } from "./header.js"
 import { Logs } from "./logs.js"
 import { ENDED, gapWords, RunModel } from "./model.js"
 import { Output } from "./output.js"
-import { StateCard, UsageCard } from "./side.js"
+import { UsageCard, ValueCard } from "./side.js"
 import { Tabs } from "./tabs.js"
 import { Timeline } from "./timeline.js"
 
@@ -24,16 +24,17 @@ export class RunPane {
       ask: new AskBox(run),
       output: new Output(),
       timeline: new Timeline(),
-      state: new StateCard(),
+      input: new ValueCard("Input", (model) => model.input),
+      state: new ValueCard("State", (model) => model.state),
       usage: new UsageCard(),
       logs: new Logs(),
       events: new Events(eventsUrl(run)),
     }
-    const { header, ask, output, timeline, state, usage, logs, events } = this.parts
+    const { header, ask, output, timeline, input, state, usage, logs, events } = this.parts
     this.gaps = h("div", { class: "gaps" })
     this.trouble = h("div", { class: "trouble", role: "alert", hidden: true })
     this.text = h("div", { class: "scroll" }, output.element)
-    const side = h("aside", { class: "side" }, state.element, usage.element, timeline.element)
+    const side = h("aside", { class: "side" }, input.element, state.element, usage.element, timeline.element)
     this.overview = h("div", { class: "overview" }, this.text, side)
     this.tabs = new Tabs({ Overview: this.overview, Logs: logs.element, Events: events.element })
     this.element = h("div", { class: "run" }, header.element, this.gaps, this.trouble, ask.element, this.tabs.element)
@@ -147,12 +148,13 @@ export class RunPane {
   }
 
   drawOverview(now) {
-    const { output, timeline, state, usage } = this.parts
+    const { output, timeline, input, state, usage } = this.parts
     output.draw(this.model)
     timeline.draw(this.model, now)
+    input.draw(this.model)
     state.draw(this.model)
     usage.draw(this.model)
-    const isBare = this.ended && [timeline, state, usage].every((card) => card.isEmpty)
+    const isBare = this.ended && [timeline, input, state, usage].every((card) => card.isEmpty)
     this.overview.classList.toggle("bare", isBare)
   }
 

@@ -1,31 +1,36 @@
-// Small cards beside the text: the run's state, and what its models used.
+// Small cards beside the text: the run's input and state, and what its models used.
 
 import { count } from "./format.js"
 import { h } from "./dom.js"
 import { json } from "./json.js"
 
-export class StateCard {
-  constructor() {
+// A value of the run's model, member by member; hidden while there is none.
+export class ValueCard {
+  // pick(model): the value.
+  constructor(title, pick) {
+    this.pick = pick
     this.body = h("div")
-    this.element = h("section", { class: "card", hidden: true, ariaLabel: "State" }, h("h2", null, "State"), this.body)
+    this.element = h("section", { class: "card", hidden: true, ariaLabel: title }, h("h2", null, title), this.body)
+    this.isEmpty = true
   }
 
   draw(model) {
-    if (model.state === this.shown && this.isEmpty !== undefined) return
-    this.shown = model.state
-    this.isEmpty = this.shown === undefined
+    const value = this.pick(model)
+    if (value === this.shown) return
+    this.shown = value
+    this.isEmpty = value === undefined || (Object(value) === value && !Object.keys(value).length)
     this.element.hidden = this.isEmpty
-    if (!this.isEmpty) this.body.replaceChildren(members(this.shown))
+    if (!this.isEmpty) this.body.replaceChildren(members(value))
   }
 }
 
-function members(state) {
-  if (state === null || typeof state !== "object" || Array.isArray(state)) return json(state)
-  const pairs = Object.entries(state).slice(0, 100)
+function members(value) {
+  if (value === null || typeof value !== "object" || Array.isArray(value)) return json(value)
+  const pairs = Object.entries(value).slice(0, 100)
   return h(
     "dl",
     { class: "pairs" },
-    pairs.flatMap(([key, value]) => [h("dt", null, key), h("dd", null, json(value, false))]),
+    pairs.flatMap(([key, member]) => [h("dt", null, key), h("dd", null, json(member, false))]),
   )
 }
 
