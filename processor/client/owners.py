@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from processor.client.signals import on_stop, watch_signals
+from processor.client.signals import Hold, on_stop, watch_signals
 from processor.core.errors import ServerError
 from processor.core.keys import PartitionKeys
 from processor.store.connection import speaking_of
@@ -23,6 +23,7 @@ __all__ = ["Owned", "Owners"]
 log = structlog.get_logger("tailrace.owners")
 RENEWALS_A_TERM: Final = 3
 RETRY_SECONDS: Final = 1.0
+STOP_SECONDS: Final = 2.0  # for what an execution does when it is stopped
 
 
 @dataclass(slots=True, eq=False)
@@ -60,6 +61,8 @@ class Owners:
         self._soon = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._unwatch: Callable[[], None] | None = None
+        self._ending: set[asyncio.Task[None]] = set()
+        self.waited_for = False  # somebody will await close() before the process ends
 
     async def add(self, owned: Owned) -> None:
         """From now on it is renewed. Returns when cancels of its partition are heard."""
@@ -123,25 +126,34 @@ class Owners:
                 elif answer.startswith("closed") or answer == "stale":
                     owned.on_ended(answer)
 
-    def _on_signal(self, number: int) -> None:
+    def _on_signal(self, number: int) -> Hold | None:
         """SIGINT: somebody waits at a terminal, so what runs here ends now. SIGTERM: a deploy, so it may finish."""
+        if self._loop.is_closed() or not any(owned.task is not None for owned in list(self._owned.values())):
+            return None
         seconds = 0.0 if number == signal.SIGINT else self._session.settings.drain_seconds
-        self._loop.call_soon_threadsafe(self._loop.call_later, seconds, self._stop_all)
+        hold = Hold()
+        self._loop.call_soon_threadsafe(self._begin_end, seconds, hold)
+        return None if self.waited_for else hold
 
-    def _stop_all(self) -> None:
-        for owned in list(self._owned.values()):
-            if owned.task is not None:
-                owned.task.cancel()
+    def _begin_end(self, drain_seconds: float, hold: Hold) -> None:
+        ending = self._loop.create_task(self._end(drain_seconds), name="tailrace-end")
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+        ending.add_done_callback(lambda _: hold.release())
 
-    async def close(self, drain_seconds: float) -> None:
-        """Lets executions end by themselves for so long, then stops them."""
+    async def _end(self, drain_seconds: float) -> None:
+        """Lets executions end by themselves for so long, then stops them; returns when they have said so."""
         tasks = [owned.task for owned in self._owned.values() if owned.task is not None and not owned.task.done()]
         if tasks and drain_seconds > 0:
             await asyncio.wait(tasks, timeout=drain_seconds)
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks, timeout=2.0)
+            await asyncio.wait(tasks, timeout=STOP_SECONDS)
+
+    async def close(self, drain_seconds: float) -> None:
+        """Lets executions end by themselves for so long, then stops them."""
+        await self._end(drain_seconds)
         if self._unwatch is not None:
             self._unwatch()
         if self._renewing is not None:

@@ -1,22 +1,36 @@
 """SIGINT and SIGTERM, told to whoever must end with the process, in whatever server this runs and without its help.
 
 A mounted app's lifespan never runs, and where one runs its end comes after the server has waited for endless responses. So
-the handlers that are found are chained: ours tell first, then theirs do what they did before.
+the handlers that are found are chained: ours tell first, then theirs do what they did before. Who is told may ask for time;
+then theirs wait, since most of them end the process without asking anybody. A second signal waits for nobody.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
-__all__ = ["on_stop", "watch_signals"]
+__all__ = ["Hold", "on_stop", "watch_signals"]
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
-_told: dict[Callable[[int], None], None] = {}
+_told: dict[Callable[[int], Hold | None], None] = {}
+_held: dict[int, set[Hold]] = {}  # signals that wait, and what for
+
+
+class Hold:
+    """Time that somebody needs before the process ends. release() may be called from any thread, and more than once."""
+
+    def release(self) -> None:
+        for number, holds in list(_held.items()):
+            if self in holds:
+                holds.discard(self)
+                if not holds:
+                    os.kill(os.getpid(), number)  # its handler runs in the main thread, and waits no more
 
 
 class _Chained:
@@ -26,8 +40,14 @@ class _Chained:
         self.found = found
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        for tell in list(_told):
-            tell(number)
+        if _held.pop(number, None) is None:
+            holds = {hold for tell in list(_told) if (hold := tell(number)) is not None}
+            if holds:
+                _held[number] = holds
+                return
+        self._go_on(number, frame)
+
+    def _go_on(self, number: int, frame: FrameType | None) -> None:
         if callable(self.found):
             self.found(number, frame)
         elif self.found != signal.SIG_IGN:
@@ -36,10 +56,10 @@ class _Chained:
             os.kill(os.getpid(), number)
 
 
-def on_stop(tell: Callable[[int], None]) -> Callable[[], None]:
+def on_stop(tell: Callable[[int], Hold | None]) -> Callable[[], None]:
     """Calls tell(signal number), in the main thread and between two of its instructions, when the process is to end.
 
-    Returns what takes it back.
+    The Hold that it returns keeps the process until it is released. Returns what takes it back.
     """
     _told[tell] = None
     watch_signals()
@@ -53,7 +73,15 @@ def watch_signals() -> None:
         return
     for number in _SIGNALS:
         found = signal.getsignal(number)
-        if isinstance(found, _Chained) or found is None or found == signal.SIG_IGN:
+        if isinstance(found, _Chained) or found is None:
             continue  # None: set by C code, which Python cannot call
+        if found == signal.SIG_IGN and not _is_worker():
+            continue  # as nohup does: it is not meant for this process
         signal.signal(number, _Chained(found))
         signal.siginterrupt(number, False)  # as uvloop and asyncio set it for theirs
+
+
+def _is_worker() -> bool:
+    """Whether this is the child of a supervisor (hypercorn's) that lets its workers ignore SIGINT because it ends them itself."""
+    process: Any = sys.modules.get("multiprocessing.process")
+    return process is not None and process.parent_process() is not None
