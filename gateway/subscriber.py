@@ -21,13 +21,14 @@ from processor.core.cursor import FeedId
 from processor.core.splice import Gap
 from processor.store.topics import Batch, CaughtUp, Ended, Page, Reader, Topic
 
-__all__ = ["Receive", "Send", "SendSubscriber", "Subscriber", "TransportSubscriber"]
+__all__ = ["OFFER", "Receive", "Send", "SendSubscriber", "Subscriber", "TransportSubscriber"]
 
 log = structlog.get_logger("tailrace.subscriber")
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+OFFER: Final = "tailrace.transport"  # in scope["extensions"]: gateway.protocol.Offer
 LINGER_SECONDS: Final = 0.5  # what a connection that is broken on purpose gets to pass on its last frame
 
 
@@ -243,7 +244,7 @@ class Subscriber(Reader):
 
 
 class TransportSubscriber(Subscriber):
-    """Writes to the connection itself. The response's head must be out, and no middleware may change bodies."""
+    """Writes to the connection itself. The head must be out, and what `send` was given must have passed before it returned."""
 
     __slots__ = ("_chunked", "_transport")
 
@@ -271,7 +272,10 @@ class TransportSubscriber(Subscriber):
         chunk = batch.chunk
         if chunk is None:
             chunk = batch.chunk = sse.http_chunk(_frames(batch))
-        self._transport.write(chunk)
+        try:
+            self._transport.write(chunk)
+        except RuntimeError:
+            return True  # uvloop says so of a connection that has just gone: its end is on its way to `hold`
         hub = self.hub
         hub.frames += batch.events
         self.touched = hub.tick
@@ -281,7 +285,8 @@ class TransportSubscriber(Subscriber):
         return self._transport.get_write_buffer_size() > self._limit
 
     def write(self, frames: bytes) -> None:
-        self._transport.write(sse.http_chunk(frames) if self._chunked else frames)
+        if not self._transport.is_closing():
+            self._transport.write(sse.http_chunk(frames) if self._chunked else frames)
         self.touched = self.hub.tick
 
     def heartbeat(self) -> None:

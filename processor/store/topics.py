@@ -317,7 +317,12 @@ class Topic:
             return
         batch = Batch(self.run, messages)
         for reader in list(self.attached):
-            if not reader.live(batch):
+            try:
+                taken = reader.live(batch)
+            except Exception:  # one reader's fault: the others must have the batch all the same
+                log.exception("reader_failed", run=self.run)
+                taken = False
+            if not taken:
                 self._detach(reader)
                 metrics.slow_fallbacks_total.inc()
                 reader.behind()
