@@ -113,5 +113,5 @@ def _tell(out: Output, run: str, watched: Watched, began: float) -> int:
     if out.options.json:
         out.record(told)
     else:
-        print(" ".join(f"{name}={value}" for name, value in told.items()), flush=True)
+        out.raw((" ".join(f"{name}={value}" for name, value in told.items()) + "\n").encode())
     return DONE if watched.complete else FAILED

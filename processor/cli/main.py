@@ -18,7 +18,7 @@ from processor.cli.exits import DONE, INTERRUPTED, Usage, exit_code
 from processor.cli.gateway import gateway
 from processor.cli.namespaces import namespaces
 from processor.cli.options import EPILOG, Options, hoist, own_version
-from processor.cli.output import Output, forget_stdout
+from processor.cli.output import ClosedPipe, Output, forget_stdout
 from processor.cli.replay import replay
 from processor.cli.runs import runs
 from processor.cli.settings import settings
@@ -100,7 +100,7 @@ def _run(words: list[str]) -> int:
         return exit_code(error)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
+    except ClosedPipe:
         forget_stdout()
         return DONE
     except typer.Abort:

@@ -15,7 +15,7 @@ from rich.text import Text
 from processor.cli.options import Options, options_of
 from processor.core.errors import TailraceError
 
-__all__ = ["STATUS_STYLE", "Output", "forget_stdout", "output_of", "status_text", "table_text"]
+__all__ = ["STATUS_STYLE", "ClosedPipe", "Output", "forget_stdout", "output_of", "status_text", "table_text"]
 
 STATUS_STYLE = {
     "queued": "yellow",
@@ -27,10 +27,19 @@ STATUS_STYLE = {
 }
 
 
+class ClosedPipe(Exception):
+    """Nobody reads our stdout any more. No OSError: what lies between makes its own endings of those."""
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise ClosedPipe
+
+
 def _console(file: TextIO, options: Options) -> Console:
     """Lines run on instead of being cut at the window's width: half an ID is of no use."""
     colour = options.color and not os.environ.get("NO_COLOR")
-    return Console(file=file, color_system="auto" if colour else None, highlight=False, soft_wrap=True)
+    return _Console(file=file, color_system="auto" if colour else None, highlight=False, soft_wrap=True)
 
 
 class Output:
@@ -45,8 +54,15 @@ class Output:
     def record(self, data: Mapping[str, Any] | bytes) -> None:
         """One JSON object and LF; bytes are one already, and pass as they are."""
         line = data if isinstance(data, bytes) else orjson.dumps(data, default=str)
-        sys.stdout.buffer.write(line + b"\n")
-        sys.stdout.buffer.flush()
+        self.raw(line + b"\n")
+
+    def raw(self, data: bytes) -> None:
+        """These bytes, in a pipe as at a terminal."""
+        try:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            raise ClosedPipe from None
 
     def line(self, text: str | Text = "") -> None:
         """For eyes, at a terminal."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -105,8 +104,7 @@ async def _follow(out: Output, client: Tailrace, run: str, viewing: Viewing, aft
 def shown(out: Output, view: View, event: Event[Any], viewing: Viewing) -> None:
     """One event, as text, drawn, or as one JSON object a line."""
     if viewing.text:
-        sys.stdout.write(text_of(event))
-        sys.stdout.flush()
+        out.raw(text_of(event).encode("utf-8", "replace"))
     elif out.pretty:
         view.show(event)
     else:

@@ -1,0 +1,193 @@
+"""runs, show, cancel, tail."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from tests.processor.cli.conftest import Cli, Terminal
+
+ANSWER: list[dict[str, Any]] = [
+    {"type": "run.started", "data": {"task": "answer", "input": {}}},
+    {"type": "step.started", "data": {"step": "s", "name": "look"}},
+    {"type": "tool.started", "data": {"tool": "t", "name": "search"}},
+    {"type": "tool.ready", "data": {"tool": "t", "args": {"q": "why"}}},
+    {"type": "tool.result", "data": {"tool": "t", "value": "because"}},
+    {"type": "log", "data": {"level": "warning", "lines": ["slow", "slower"]}},
+    {"type": "step.finished", "data": {"step": "s"}},
+    {"type": "message.started", "data": {"message": "m", "role": "assistant"}},
+    {"type": "message.delta", "data": {"text": "Be", "message": "m"}},
+    {"type": "message.delta", "data": {"text": "cause.\nSo ", "message": "m"}},
+    {"type": "message.delta", "data": {"text": "it is.", "message": "m"}},
+    {"type": "message.finished", "data": {"message": "m"}},
+    {"type": "state.patch", "data": [{"op": "add", "path": "/progress", "value": 1}]},
+    {"type": "run.finished", "data": {"result": 42}},
+]
+SEEN = """\
+● look
+  ⚙ search {"q":"why"}
+    → because
+  slow
+  slower
+Because.
+So it is.
+state progress=1
+succeeded 42
+"""
+
+
+async def _answer(cli: Cli, run: str) -> None:
+    ended = await cli("emit", run, "-", stdin="\n".join(map(json.dumps, ANSWER)).encode())
+    assert ended.code == 0, ended.err
+
+
+async def test_tail_in_a_pipe(cli: Cli) -> None:
+    """A finished run is played to its end: envelopes as they are stored, one a line."""
+    await _answer(cli, "r")
+    ended = await cli("tail", "r")
+    assert (ended.code, ended.err) == (0, "")
+    assert [(e["type"], e["data"]) for e in ended.records] == [(e["type"], e["data"]) for e in ANSWER]
+    third = ended.records[2]["id"]
+    after = await cli("tail", "r", "--after", third)
+    assert [e["id"].split("-")[0] for e in after.records] == [str(n) for n in range(4, 15)]
+
+
+async def test_tail_filters(cli: Cli) -> None:
+    """--type takes patterns; --text gives the text alone, in a pipe too."""
+    await _answer(cli, "r")
+    tools = await cli("tail", "r", "--type", "tool.*", "--type", "log")
+    assert [e["type"] for e in tools.records] == ["tool.started", "tool.ready", "tool.result", "log"]
+    assert (await cli("tail", "r", "--text")).out == "Because.\nSo it is."
+
+
+async def test_tail_at_a_terminal(cli: Cli, terminal: Callable[..., Terminal]) -> None:
+    """Text is assembled, steps and tools are indented, the end says how."""
+    await _answer(cli, "r")
+    seen = terminal("tail", "r", env={"TAILRACE_REDIS_URL": cli.url})
+    assert await seen.ended() == 0
+    assert seen.seen == SEEN
+
+
+async def test_tail_follows_live(cli: Cli) -> None:
+    """What is appended while it follows comes at once; a failed run is exit code 1."""
+    await cli("emit", "r", "a.b")
+    program = cli.begin("tail", "r")
+    await program.says('"a.b"')
+    await cli("emit", "r", "c.d")
+    await program.says('"c.d"')
+    await cli("emit", "r", "run.failed", '{"error": "broken", "reason": "error"}')
+    assert await program.ended() == 1
+
+
+async def test_tail_waits_for_a_run(cli: Cli) -> None:
+    """--wait gives a run time to appear."""
+    program = cli.begin("tail", "later", "--wait", "30s")
+    await cli("emit", "later", "-", stdin=b'{"type":"a.b"}\n{"type":"run.finished"}\n')
+    assert await program.ended() == 0
+    assert '"a.b"' in program.out
+    assert (await cli("tail", "never", "--wait", "100ms")).code == 3
+
+
+async def test_tail_of_several(cli: Cli, terminal: Callable[..., Terminal]) -> None:
+    """Several runs are followed to the end of all of them, at a terminal with whole lines under their names."""
+    for run in ("first-run", "second-run"):
+        await _answer(cli, run)
+    ended = await cli("tail", "first-run", "second-run")
+    assert sorted(e["run"] for e in ended.records) == ["first-run"] * 14 + ["second-run"] * 14
+    seen = terminal("tail", "first-run", "second-run", env={"TAILRACE_REDIS_URL": cli.url})
+    assert await seen.ended() == 0
+    lines = seen.seen.splitlines()
+    assert lines.count("st-run │ Because.") == 1
+    assert lines.count("nd-run │ So it is.") == 1
+
+
+async def test_abbreviated_ids(cli: Cli) -> None:
+    """The beginning or the end of an ID suffices when it is the only one; a whole ID is never an abbreviation."""
+    for run in ("abc", "abc-1", "xyz-1"):
+        await cli("emit", run, "a.b")
+    assert [(await cli("show", text)).records[0]["run"] for text in ("abc", "abc-", "xy", "z-1")] == [
+        "abc",
+        "abc-1",
+        "xyz-1",
+        "xyz-1",
+    ]
+    ended = await cli("show", "1")
+    assert ended.code == 2
+    assert ended.err == "error[ambiguous-run]: 2 runs begin or end with '1': abc-1, xyz-1.\n  Give more of the ID.\n"
+    assert (await cli("show", "b")).code == 3
+
+
+async def test_runs(cli: Cli, terminal: Callable[..., Terminal]) -> None:
+    """Newest change first, with filters; a table at a terminal."""
+    await cli("start", "answer", "--id", "queued-run", "--label", "user=ada")
+    await _answer(cli, "done-run")
+    assert [r["run"] for r in (await cli("runs")).records] == ["done-run", "queued-run"]
+    assert [r["run"] for r in (await cli("runs", "--status", "queued")).records] == ["queued-run"]
+    assert [r["run"] for r in (await cli("runs", "--task", "answer", "--label", "user=ada")).records] == ["queued-run"]
+    assert [r["run"] for r in (await cli("runs", "--limit", "1")).records] == ["done-run"]
+    assert (await cli("runs", "--since", "2999-01-01")).out == ""
+    assert len((await cli("runs", "--since", "1h")).records) == 2
+    table = terminal("runs", env={"TAILRACE_REDIS_URL": cli.url})
+    assert await table.ended() == 0
+    head, first, second = table.seen.splitlines()
+    assert head.split() == ["RUN", "STATUS", "TASK", "EVENTS", "CHANGED", "TOOK", "LABELS"]
+    assert first.split()[:4] == ["done-run", "succeeded", "answer", "14"]
+    assert second.split()[:4] == ["queued-run", "queued", "answer", "1"]
+    assert second.endswith("user=ada")
+
+
+async def test_runs_watch(cli: Cli) -> None:
+    """--watch stays and tells each change of a lifecycle."""
+    await cli("start", "answer", "--id", "x")
+    program = cli.begin("runs", "--watch")
+    await program.says('"queued"')
+    await cli("cancel", "x")
+    await program.says('"cancelled"')
+    assert program.process.poll() is None
+
+
+async def test_show(cli: Cli, terminal: Callable[..., Terminal]) -> None:
+    """The state as HTTP gives it; exit code 1 for a run that failed."""
+    await cli("emit", "r", "-", stdin=b'{"type":"a.b"}\n{"type":"run.failed","data":{"error":"it broke"}}\n')
+    ended = await cli("show", "r")
+    assert ended.code == 1
+    assert (ended.records[0]["status"], ended.records[0]["error"]) == ("failed", "it broke")
+    seen = terminal("show", "r", env={"TAILRACE_REDIS_URL": cli.url})
+    assert await seen.ended() == 1
+    assert seen.seen.startswith("r  failed ")
+    assert "  error    it broke\n" in seen.seen
+
+
+async def test_cancel(cli: Cli) -> None:
+    """A queued run ends at once; one that had ended is told so, both with exit code 0."""
+    await cli("start", "answer", "--id", "x")
+    first = await cli("cancel", "x", "--reason", "enough")
+    again = await cli("cancel", "x")
+    assert [(e.code, e.records) for e in (first, again)] == [
+        (0, [{"run": "x", "asked": True, "status": "cancelled"}]),
+        (0, [{"run": "x", "asked": False, "status": "cancelled"}]),
+    ]
+    assert (await cli("cancel", "nobody")).code == 3
+
+
+async def test_a_closed_pipe_ends_it_quietly(cli: Cli) -> None:
+    """`tailrace tail … | head` says nothing and is no failure."""
+    lines = "".join(f'{{"text":"{n}"}}\n' for n in range(3000)).encode()
+    await cli("emit", "r", "message.delta", "-", stdin=lines)
+    command = f"{{ {sys.executable} -m processor.cli.main replay r --speed max; echo code $? >&2; }} | head -n 1"
+    shell = cli._start("sh", "-c", command, env={"TAILRACE_REDIS_URL": cli.url}, cwd=cli.folder)
+    assert await shell.ended() == 0
+    assert shell.out.count("\n") == 1
+    assert shell.err == "code 0\n"
+
+
+async def test_ctrl_c(cli: Cli, terminal: Callable[..., Terminal]) -> None:
+    """Ctrl-C ends a command with 130 and without a traceback."""
+    await cli("emit", "r", "a.b")
+    seen = terminal("tail", "r", env={"TAILRACE_REDIS_URL": cli.url})
+    await seen.shows("a.b")
+    seen.press("\x03")
+    assert await seen.ended() == 130
+    assert "Traceback" not in seen.seen
