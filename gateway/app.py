@@ -23,9 +23,11 @@ from gateway.routes.produce import post_events
 from gateway.routes.read import cursor_of, form_of, get_lines, get_page, wait_for
 from gateway.routes.runs import get_run, get_runs, post_cancel, post_input, post_run
 from gateway.subscriber import Subscriber
+from gateway.unfinished import leave_unfinished
 from processor.core.errors import TailraceError
 from processor.core.names import check_namespace, check_run
 from processor.observe import metrics
+from processor.observe.logs import redact_access_logs
 from processor.store.connection import server_error
 from processor.store.topology import read_topology
 
@@ -126,6 +128,7 @@ class Gateway:
         self.console = console
         self.api = "."  # where the console finds the API, relative to its own address
         settings = tail.settings
+        redact_access_logs()
         self.cors = Cors([*settings.cors_origins, *cors_origins], public_url=settings.public_url)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -293,6 +296,7 @@ class _Answer:
 
 async def _refuse(exchange: Exchange, answer: _Answer, problem: Problem) -> None:
     if answer.status:  # an answer that began can only break off; its client sees that it is not whole
+        leave_unfinished()
         log.warning("answer_broken", route=exchange.route, problem=problem.type, detail=problem.detail)
         return
     await problem.send(exchange.scope, answer)

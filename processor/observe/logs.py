@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 import structlog
 
-__all__ = ["configure", "redact"]
+__all__ = ["configure", "redact", "redact_access_logs"]
 
 # In addresses, in headers as they are logged, and in what uvicorn's access log makes of both.
 _TOKEN = re.compile(r"""((?:^|[?&;\s"'])token=)[^&;\s"'#]+""", re.IGNORECASE)
@@ -20,6 +20,29 @@ _BEARER = re.compile(r"(bearer\s+)[A-Za-z0-9._~+/=-]+", re.IGNORECASE)
 def redact(text: str) -> str:
     """The text without the tokens of links and headers."""
     return _BEARER.sub(r"\1***", _TOKEN.sub(r"\1***", text))
+
+
+class _Redacting(logging.Filter):
+    """Takes tokens out of records, whatever handlers their logger has."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        said = record.getMessage()
+        if redact(said) != said:
+            if isinstance(record.args, tuple):
+                record.args = tuple(redact(arg) if isinstance(arg, str) else arg for arg in record.args)
+            if redact(said := record.getMessage()) != said:  # the token stood in the message, or in arguments of a kind
+                record.msg, record.args = redact(said), ()
+        return True
+
+
+_redacting = _Redacting()
+
+
+def redact_access_logs() -> None:
+    """Keep tokens of links out of the access log of the server that runs us, which is our host's otherwise."""
+    for server in ("uvicorn", "hypercorn", "granian", "gunicorn"):
+        for name in (f"{server}.access", f"_{server}.access"):
+            logging.getLogger(name).addFilter(_redacting)  # the same one again is no second one
 
 
 def _redact_fields(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from processor.observe.logs import configure, redact
+from processor.observe.logs import configure, redact, redact_access_logs
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +63,32 @@ def test_uvicorns_access_line_becomes_fields_without_the_token() -> None:
     assert line["event"] == "request"
     assert (line["method"], line["path"], line["status"]) == ("GET", "/runs/r1/events?token=***&after=0", 200)
     assert "abc.def" not in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("message", "args"),
+    [
+        ('%s - "%s %s HTTP/%s" %d', ("127.0.0.1:5", "GET", "/runs/r1?token=abc.def&after=0", "1.1", 200)),
+        ("GET /runs/r1?token=abc.def&after=0", ()),
+        ("GET %(path)s", ({"path": "/runs/r1?token=abc.def&after=0"},)),
+    ],
+)
+def test_the_hosts_access_log_gets_no_token_either(message: str, args: tuple[object, ...]) -> None:
+    """A mounted gateway leaves its host's logs alone but for that."""
+    redact_access_logs()
+    redact_access_logs()
+    logger = logging.getLogger("uvicorn.access")
+    out = io.StringIO()
+    handler = logging.StreamHandler(out)
+    before = (logger.handlers, logger.level)
+    logger.handlers = [handler]
+    logger.setLevel("INFO")
+    try:
+        logger.info(message, *args)
+    finally:
+        logger.handlers, logger.level = before
+    assert "/runs/r1?token=***&after=0" in out.getvalue()
+    assert "abc" not in out.getvalue()
 
 
 def test_exceptions_are_told_without_tokens_too() -> None:
