@@ -1,19 +1,22 @@
 """uvicorn's httptools protocol with what it lacks: its transport for streams, limits for heads and slow requests, HTTP/1.0.
 
-`uvicorn.Config(http=Protocol)`. The transport stands in scope["extensions"]["tailrace.transport"]; with it a frame costs half of what
-`send` takes.
+`uvicorn.Config(http=Protocol)`. scope["extensions"]["tailrace.transport"] is an Offer; with its transport a frame costs half
+of what `send` takes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
+import weakref
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from gateway.core.problems import MEDIA_TYPE, Problem
+from gateway.subscriber import OFFER
 
-__all__ = ["Protocol"]
+__all__ = ["Offer", "Protocol"]
 
 HEAD_SECONDS: Final = 10.0  # of silence, or of a head that does not end
 BODY_SECONDS: Final = 30.0
@@ -39,6 +42,11 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.flow._is_writable_event = _Event(True)  # type: ignore[assignment]
+        connection = transport.get_extra_info("socket")
+        if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
+            # asyncio does so only where the listening socket names its protocol; uvicorn's of --workers and --reload does not,
+            # and each small answer would wait 40 ms for the client's acknowledgement of the one before.
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._watch(HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -58,7 +66,6 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["extensions"] = {"tailrace.transport": self.transport}  # type: ignore[dict-item]
         self._in_head, self._head = True, 0
         if self._slow is None:
             self._watch(HEAD_SECONDS)
@@ -78,9 +85,11 @@ class Protocol(HttpToolsProtocol):
             return
         self._watch(BODY_SECONDS)
         super().on_headers_complete()
-        self.cycle.message_event = _Event(False)  # type: ignore[assignment]  # its task has not begun yet
-        if self.scope["http_version"] == "1.0" and self.cycle.scope is self.scope:
-            self.cycle.send = _UntilClosed(self.cycle)  # type: ignore[method-assign]
+        cycle = self.cycle  # its task has not begun yet
+        cycle.message_event = _Event(False)  # type: ignore[assignment]
+        offer = Offer(cycle, self.transport, chunks=self.scope["http_version"] != "1.0")
+        cycle.send = offer  # type: ignore[method-assign]
+        self.scope["extensions"] = {OFFER: offer}  # type: ignore[dict-item]
 
     def on_body(self, body: bytes) -> None:
         if not self._refused:
@@ -183,19 +192,48 @@ class _Event:
         return True
 
 
-class _UntilClosed:
-    """`send` for HTTP/1.0, which knows no chunks: a body without a length ends with the connection."""
+class Offer:
+    """A connection's own `send`, and the transport behind it for who may go past it.
 
-    def __init__(self, cycle: RequestResponseCycle) -> None:
-        self._cycle = cycle
+    HTTP/1.0 knows no chunks: a body without a length ends with the connection.
+    """
+
+    __slots__ = ("_bare", "_body", "_cycle", "_task", "_watching", "chunks", "transport")
+
+    def __init__(self, cycle: RequestResponseCycle, transport: asyncio.Transport, *, chunks: bool) -> None:
+        self._cycle = weakref.ref(cycle)  # which refers to this: neither should wait for the garbage collector
+        self.transport = transport
+        self.chunks = chunks  # bodies without a length are chunked
         self._bare = False
+        self._watching = False
+        self._body: bytes | None = None
+        self._task: asyncio.Task[Any] | None = None
 
     async def __call__(self, message: Any) -> None:
-        cycle = self._cycle
+        cycle = self._cycle()
+        if cycle is None:
+            return
         if message["type"] == "http.response.start":
-            self._bare = not any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
-            if self._bare:
-                cycle.chunked_encoding = False
+            if not self.chunks:
+                self._bare = not any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
+                if self._bare:
+                    cycle.chunked_encoding = False
         elif self._bare:
             cycle.expected_content_length = len(message.get("body", b""))
+        if self._watching:
+            self._body, self._task = message.get("body"), asyncio.current_task()
         await RequestResponseCycle.send(cycle, message)
+
+    def watch(self) -> None:
+        """Before a body is sent by the app's own `send`: `passes` tells whether it came as it was."""
+        self._watching = True
+
+    def passes(self, body: bytes) -> bool:
+        """Whether what the app sends arrives here unchanged and before `send` returns.
+
+        Not so with middleware that alters bodies, or that hands them on from a task of its own (BaseHTTPMiddleware): what
+        went past it could come too early.
+        """
+        passed = self._body is body and self._task is asyncio.current_task() and not self.transport.is_closing()
+        self._watching, self._body, self._task = False, None, None
+        return passed

@@ -19,7 +19,7 @@ from gateway.drain import watch_signals
 from gateway.hub import Hub
 from gateway.routes.exchange import SERVER_SECONDS, Exchange, Scope, unknown_run
 from gateway.routes.read import Cursor, cursor_of, form_of, get_lines, get_page, wait_for
-from gateway.subscriber import Receive, Send, SendSubscriber, Subscriber, TransportSubscriber
+from gateway.subscriber import OFFER, Receive, Send, SendSubscriber, Subscriber, TransportSubscriber
 from processor.client.run import Run
 from processor.core.cursor import ZERO, FeedId
 from processor.core.errors import ServerUnreachable, TailraceError
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["FeedResponse", "hold", "open_stream", "stream"]
 
 RETRY_MS: Final = (1000, 3000)
-TRANSPORT: Final = "tailrace.transport"
 _HEADERS: Final = [
     (b"content-type", b"text/event-stream"),
     (b"cache-control", b"no-cache"),
@@ -165,18 +164,20 @@ async def _begin(
         state.waiting_for if state is not None else None,
         retry_ms=random.randint(*RETRY_MS),
     )
-    # By `send`, so that the head is out before anything goes to the transport: some middleware keeps it until a body comes.
+    offer = (scope.get("extensions") or {}).get(OFFER)
+    if offer is not None:
+        offer.watch()
+    # by `send`, so that the head is out before anything goes to the transport
     await send({"type": "http.response.body", "body": first, "more_body": True})
-    transport = (scope.get("extensions") or {}).get(TRANSPORT)
     subscriber: Subscriber
-    if transport is not None and not transport.is_closing():
+    if offer is not None and offer.passes(first):
         subscriber = TransportSubscriber(
             topic,
             cursor,
             hub,
             send,
-            transport,
-            chunked=scope.get("http_version") == "1.1",
+            offer.transport,
+            chunked=offer.chunks,
             limit=limit,
             coalesce_seconds=coalesce_seconds,
         )

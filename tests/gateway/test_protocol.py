@@ -49,7 +49,7 @@ async def say(address: str, *parts: bytes, pause: float = 0.0) -> bytes:
         for part in parts:
             writer.write(part)
             await asyncio.sleep(pause)
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(0.6):
             while data := await reader.read(65536):
                 got += data
             return got + b"<closed>"
