@@ -17,7 +17,7 @@ from processor.client.link import link_to
 from processor.core.assemble import Assembler
 from processor.core.cursor import FeedId, parse_cursor
 from processor.core.errors import BadEvent, IllegalEvent, RunCancelled, RunClosed, RunError, RunFailed, RunNotFound
-from processor.core.events import GAP, Draft, Event, draft
+from processor.core.events import GAP, Draft, Event, draft, plain, text_payload, text_tail
 from processor.core.json import dumps, loads
 from processor.core.names import check_labels, check_run, check_type
 from processor.core.start import start_hash
@@ -39,6 +39,7 @@ M = TypeVar("M")
 _TEXT_CHARS = (
     8000  # of one delta: at most six bytes a character in JSON, below the smallest event limit that makes sense
 )
+_TEXT_ALONE = text_tail({})
 _LIFECYCLE = re.compile(r"run\.(queued|started|waiting|resumed|retrying|finished|failed|cancel_requested|cancelled)")
 
 
@@ -53,12 +54,13 @@ class Message:
     def __init__(self, run: Run[Any], kind: str, id: str) -> None:
         self._run, self._kind = run, kind
         self.id = id
+        self._tail = text_tail({kind: id})
         self._parts: list[str] = []
 
     def write(self, text: str) -> Sent:
         """More of its text."""
         self._parts.append(text)
-        return self._run._send_text(f"{self._kind}.delta", text, {self._kind: self.id})
+        return self._run._send_text(f"{self._kind}.delta", text, self._tail)
 
     @property
     def text(self) -> str:
@@ -72,11 +74,12 @@ class Tool:
     def __init__(self, run: Run[Any], id: str) -> None:
         self._run = run
         self.id = id
+        self._tail = text_tail({"tool": id})
         self.answered = False
 
     def args(self, text: str) -> Sent:
         """A piece of its arguments, as a model streams them."""
-        return self._run._send_text("tool.args", text, {"tool": self.id})
+        return self._run._send_text("tool.args", text, self._tail)
 
     def result(self, value: object) -> Sent:
         """What it gave."""
@@ -116,7 +119,7 @@ class Run(Generic[R]):
         """Text of the open message, opening one if none is; what is longer than an event may be becomes several."""
         if self._open_message is None:
             self._begin_message("message", "assistant")
-        return self._send_text("message.delta", text, {})
+        return self._send_text("message.delta", text, _TEXT_ALONE)
 
     def log(self, message: str, *, level: str = "info", **fields: object) -> Sent:
         """A log line of the run; a message of several lines stays together."""
@@ -316,29 +319,25 @@ class Run(Generic[R]):
         return self._live or self._tail._current().producer.writer(self.id)
 
     def _put(self, event: Draft) -> Sent:
-        limit = self._tail.settings.max_event_kib << 10
+        writer = self._live or self._tail._current().producer.writer(self.id)
+        limit = writer.max_event_bytes
         if len(event.payload) > limit:
             raise BadEvent(
                 f"an event {event.type} of run {self.id} has {len(event.payload):,} bytes; at most {limit:,} are allowed.",
                 remedy="Store it elsewhere and emit where it is, or raise TAILRACE_MAX_EVENT_KIB here and at the gateway.",
                 field="data",
             )
-        return self._writer().put(event)
+        return writer.put(event)
 
     def _send(self, type: str, data: object) -> Sent:
         return self._put(draft(type, dumps(data), attempt=self.attempt))
 
-    def _send_text(self, type: str, text: str, extra: dict[str, str]) -> Sent:
-        sent = self._put(Draft(type, self._text_payload(type, text[:_TEXT_CHARS], extra)))
-        for at in range(_TEXT_CHARS, len(text), _TEXT_CHARS):
-            sent = self._put(Draft(type, self._text_payload(type, text[at : at + _TEXT_CHARS], extra)))
+    def _send_text(self, type: str, text: str, tail: bytes) -> Sent:
+        if len(text) <= _TEXT_CHARS:
+            return self._put(plain(type, text_payload(type, text, tail, self.attempt)))
+        for at in range(0, len(text), _TEXT_CHARS):
+            sent = self._put(plain(type, text_payload(type, text[at : at + _TEXT_CHARS], tail, self.attempt)))
         return sent
-
-    def _text_payload(self, type: str, text: str, extra: dict[str, str]) -> bytes:
-        data = dumps({"text": text, **extra})
-        if self.attempt:
-            return b'"type":"%b","attempt":%d,"data":%b}' % (type.encode(), self.attempt, data)
-        return b'"type":"%b","data":%b}' % (type.encode(), data)
 
     def _emit_lifecycle(
         self, type: str, data: object, labels: Mapping[str, str] | None, traceparent: str | None

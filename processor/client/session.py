@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from typing import Final
+from typing import ClassVar, Final
 
 import structlog
 from redis.asyncio import Redis
@@ -33,15 +33,17 @@ PASS_SECONDS: Final = 5.0
 class Session:
     """Opens itself: events that are written before it is open wait for it."""
 
+    process: ClassVar[int] = os.getpid()  # kept, since each write asks, and asking the kernel costs a tenth of it
+
     def __init__(self, url: str, settings: Settings) -> None:
         self.settings = settings
-        self.pid = os.getpid()
+        self.pid = self.process
         self.limits = Limits.of(settings)
         self.server = Server.acquire(url)
         buffer_bytes = settings.buffer_mib << 20
         self.appender = Appender(self.server.address, self.limits, budget=Budget(buffer_bytes))
         self.appender.settle_topology = self._settle_topology
-        self.producer = Producer(self.appender, buffer_bytes)
+        self.producer = Producer(self.appender, buffer_bytes, settings.max_event_kib << 10)
         self._keys: Keyspace | None = None
         self._scripts: Scripts | None = None
         self.topics = Topics(self)
@@ -158,3 +160,10 @@ class Session:
         self.topics.close()
         await self.appender.close()
         await self.server.release()
+
+
+def _in_child() -> None:
+    Session.process = os.getpid()
+
+
+os.register_at_fork(after_in_child=_in_child)

@@ -56,6 +56,7 @@ class Tailrace:
         self._given = settings
         self._settings: Settings | None = None
         self._sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Session] = weakref.WeakKeyDictionary()
+        self._here: tuple[asyncio.AbstractEventLoop, Session] | None = None  # the last one asked for
         self._entered = 0
         self._portal: Portal | None = None
         self.imports = tuple(imports)
@@ -190,7 +191,8 @@ class Tailrace:
 
     async def __aenter__(self) -> Tailrace:
         """Opens it now. Raises ServerError, SettingsError, NotConfigured."""
-        await self.session()
+        session = await self.session()
+        session.owners.waited_for = True
         self._entered += 1
         return self
 
@@ -203,8 +205,9 @@ class Tailrace:
 
     async def close(self, *, drain_seconds: float = 0.0) -> None:
         """Ends what was opened in this loop; runs of start_here may end within drain_seconds, then they fail as shutdown."""
+        self._here = None
         session = self._sessions.pop(asyncio.get_running_loop(), None)
-        if session is not None and session.pid == os.getpid():
+        if session is not None and session.pid == Session.process:
             await session.close(drain_seconds=drain_seconds)
 
     async def session(self) -> Session:
@@ -214,11 +217,15 @@ class Tailrace:
     def _current(self) -> Session:
         """The running loop's session, which may still be opening: events wait in it."""
         loop = asyncio.get_running_loop()
+        here = self._here  # asked with each write: looking into a WeakKeyDictionary takes as long as the write itself
+        if here is not None and here[0] is loop and here[1].pid == Session.process:
+            return here[1]
         session = self._sessions.get(loop)
-        if session is None or session.pid != os.getpid():
+        if session is None or session.pid != Session.process:
             url = self.settings.redis_url
             if url is None:
                 raise NotConfigured(remedy="Set TAILRACE_REDIS_URL=redis://localhost:6379, or run `tailrace up` here.")
             session = self._sessions[loop] = Session(url, self.settings)
             session.start()
+        self._here = loop, session
         return session

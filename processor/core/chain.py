@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from itertools import repeat
+from typing import Final, NamedTuple, Protocol
 
 from processor.core.events import Draft
 
@@ -22,9 +23,12 @@ PAUSE_SECONDS: Final = 1.0  # before an event that had been acknowledged is sent
 _FINAL: Final = frozenset({"closed", "stale", "corrupt"})  # nothing that follows can succeed either
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one event. word: appended duplicate hole stale closed illegal busy full exists corrupt lost."""
+class Outcome(NamedTuple):
+    """What became of one event. word: appended duplicate hole stale closed illegal busy full exists corrupt lost.
+
+    Those that were taken together share one, since making one each would cost more than all the rest of a write: `of` is
+    what one of them was told.
+    """
 
     word: str
     id: str | None = None  # feed ID, where it has one that is known
@@ -32,10 +36,19 @@ class Outcome:
         ""  # number stored (hole), status (closed), `<from> <type>` (illegal), run (busy), group or task (full)
     )
     attempt: int = 0  # of run.started
+    number: int = 0  # of the event that has this ID, those behind it have the IDs behind; 0: the outcome of one event
 
     @property
     def accepted(self) -> bool:
         return self.word in ("appended", "duplicate")
+
+    def of(self, number: int) -> Outcome:
+        """The outcome of the event with that number."""
+        if not self.number:
+            return self
+        seq, _, ms = (self.id or "").partition("-")
+        id = f"{int(seq) + number - self.number}-{ms}" if seq else None
+        return self._replace(id=id, number=0)
 
 
 class Item(Protocol):
@@ -43,11 +56,12 @@ class Item(Protocol):
 
     number: int
     draft: Draft
+    size: int  # of the draft
     body: object | None
     acknowledged: bool
 
     def settle(self, outcome: Outcome) -> None:
-        """Told once, when its fate is known."""
+        """Told once, when its fate is known. The outcome may be that of several: `of` its number is the item's own."""
 
 
 @dataclass(slots=True)
@@ -56,6 +70,7 @@ class Flight:
 
     prev: int
     items: Sequence[Item]
+    size: int = 0  # of all drafts
 
     @property
     def number(self) -> int:
@@ -84,6 +99,7 @@ class Chain:
     flying: deque[Flight] = field(default_factory=deque)
     kept: deque[tuple[float, Item]] = field(default_factory=deque)
     forgotten: int = 0  # the highest acknowledged number that is no longer kept
+    pressed_at: float | None = None  # when there was no room to keep one long enough: the server may still lose it
     lost: tuple[int, int] | None = None  # numbers that the server lost and nobody has; the owner takes it
     ended: Outcome | None = None  # closed, stale or corrupt: nothing is sent any more
     refilled: int = 0  # how many events were sent again because the server had lost them
@@ -119,7 +135,7 @@ class Chain:
 
     @property
     def idle(self) -> bool:
-        return not (self.queue or self.flying or self.kept or self._ask)
+        return not (self.queue or self.flying or self.kept or self._ask or self.pressed_at is not None)
 
     def take(self, events: int, size: int, now: float, *, in_flight: int = 2) -> Flight | None:
         """The next batch of at most so many events and bytes, or None. Bodies are never split."""
@@ -131,35 +147,41 @@ class Chain:
             return None if self.flying else self._fly(Flight(0, ()))
         if not self.queue or now < self.pause_until:
             return None
-        items = self._next_items(events, size)
+        items, taken = self._next_items(events, size)
         if not items:
             return None
         prev = max(self.stored, self.flying[-1].items[-1].number if self.flying else 0)
-        return self._fly(Flight(min(prev, items[0].number - 1), items))
+        return self._fly(Flight(min(prev, items[0].number - 1), items, taken))
 
     def _fly(self, flight: Flight) -> Flight:
         self.flying.append(flight)
         return flight
 
-    def _next_items(self, events: int, size: int) -> list[Item]:
-        """Whole bodies with consecutive numbers; the last one may pass the size."""
+    def _next_items(self, events: int, size: int) -> tuple[list[Item], int]:
+        """Whole bodies with consecutive numbers; the last one may pass the size. Also their size."""
         queue = self.queue
         items: list[Item] = []
-        expected = queue[0].number
-        while queue and size > 0:
+        expected, taken = queue[0].number, 0
+        while queue and taken < size and events:
             first = queue[0]
             if first.number != expected:
                 break
-            count = 1 if first.body is None else sum(item.body is first.body for item in queue)
+            if first.body is None:
+                items.append(queue.popleft())
+                taken += first.size
+                expected += 1
+                events -= 1
+                continue
+            count = sum(item.body is first.body for item in queue)
             if count > events:
                 break
             for _ in range(count):
                 item = queue.popleft()
                 items.append(item)
-                size -= item.draft.size
+                taken += item.size
             events -= count
             expected += count
-        return items
+        return items, taken
 
     def answered(self, outcomes: Sequence[tuple[int, Outcome]], now: float) -> None:
         """The answer to the oldest flight: (how many events, outcome of the first of them), in order."""
@@ -214,17 +236,19 @@ class Chain:
             self._believe(int(outcome.detail), now)
 
     def _accept(self, items: Sequence[Item], first: Outcome, now: float) -> None:
-        seq, _, ms = (first.id or "").partition("-")
-        number = items[0].number
+        shared = Outcome(first.word, first.id, "", first.attempt, items[0].number)
+        size = 0
         for item in items:
+            size += item.size
             if not item.acknowledged:
-                item.acknowledged, item.body = True, None
-                id = f"{int(seq) + item.number - number}-{ms}" if seq else None
-                item.settle(Outcome(first.word, id, attempt=first.attempt))
-            self.kept.append((now, item))
-            self.budget.used += item.draft.size
+                item.acknowledged = True
+                item.body = None
+                item.settle(shared)
+        self.kept.extend(zip(repeat(now), items))
+        self.budget.used += size
         self.stored = max(self.stored, items[-1].number)
         while self.kept and self.budget.used > self.budget.limit:
+            self.pressed_at = now
             self._drop_oldest()
 
     def _refuse(self, item: Item, outcome: Outcome, again: list[Item], now: float) -> None:
@@ -267,7 +291,7 @@ class Chain:
         refill = [item for _, item in self.kept if item.number > stored]
         if refill:
             self.kept = deque((at, item) for at, item in self.kept if item.number <= stored)
-            self.budget.used -= sum(item.draft.size for item in refill)
+            self.budget.used -= sum(item.size for item in refill)
             self.refilled += len(refill)
             self._requeue(refill)
         if self.forgotten > stored:
@@ -279,13 +303,17 @@ class Chain:
         self.lost = (min(first, self.lost[0]), max(last, self.lost[1])) if self.lost else (first, last)
 
     def _forget(self, now: float) -> None:
-        while self.kept and now - self.kept[0][0] > KEEP_SECONDS:
+        before = now - KEEP_SECONDS
+        while self.kept and self.kept[0][0] < before:
             self._drop_oldest()
+        if self.pressed_at is not None and self.pressed_at < before:
+            self.pressed_at = None
 
     def _drop_oldest(self) -> None:
-        _, item = self.kept.popleft()
-        self.budget.used -= item.draft.size
-        self.forgotten = max(self.forgotten, item.number)
+        item = self.kept.popleft()[1]
+        self.budget.used -= item.size
+        if item.number > self.forgotten:
+            self.forgotten = item.number
 
     def forget(self, now: float) -> None:
         """While the connection stands: what was acknowledged long enough ago is not kept any more."""
@@ -296,7 +324,7 @@ class Chain:
         """The connection ended: what was under way may or may not have been executed."""
         flights, self.flying = self.flying, deque()
         self._draining, self._said = False, None
-        if flights or self.kept:
+        if flights or self.kept or self.pressed_at is not None:
             self._ask = True
         self._requeue([item for flight in flights for item in flight.items])
 

@@ -12,13 +12,27 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Generic, NamedTuple, cast
 
+import orjson
 from typing_extensions import TypeVar
 
 from processor.core.cursor import FeedId
 from processor.core.json import dumps, loads
 from processor.core.lifecycle import ENDS
 
-__all__ = ["GAP", "Draft", "Event", "compose", "draft", "envelope", "gap_event", "is_increment", "payload_type"]
+__all__ = [
+    "GAP",
+    "Draft",
+    "Event",
+    "compose",
+    "draft",
+    "envelope",
+    "gap_event",
+    "is_increment",
+    "payload_type",
+    "plain",
+    "text_payload",
+    "text_tail",
+]
 
 D = TypeVar("D", default=Any)
 M = TypeVar("M")
@@ -74,9 +88,32 @@ class Draft(NamedTuple):
     extras: tuple[bytes | str | int, ...] = ()  # what the script may not read from JSON, as append.lua's header has it
     work: str = ""  # task of a run.queued, whose work stream must be passed
 
-    @property
-    def size(self) -> int:
-        return len(self.payload) + 32
+
+def plain(type: str, payload: bytes) -> Draft:
+    """A draft without extras; a third of what the class takes to make one."""
+    return _new_tuple(Draft, (type, payload, (), ""))
+
+
+_new_tuple = tuple.__new__
+
+
+@functools.lru_cache(256)
+def _text_head(type: str, attempt: int) -> bytes:
+    return compose(type, b"", attempt=attempt)[:-1] + b'{"text":'
+
+
+def text_tail(members: Mapping[str, str]) -> bytes:
+    """What stands behind the text in the payload of an increment. members: of its data, besides text."""
+    return b"".join(b",%b:%b" % (dumps(name), dumps(value)) for name, value in members.items()) + b"}}"
+
+
+def text_payload(type: str, text: str, tail: bytes, attempt: int) -> bytes:
+    """The payload of an increment, composed around its text. tail: from `text_tail`."""
+    try:
+        encoded = orjson.dumps(text)
+    except TypeError:  # lone surrogates
+        encoded = dumps(text)
+    return _text_head(type, attempt) + encoded + tail
 
 
 def _label_args(labels: Mapping[str, str] | None) -> tuple[str | int, ...]:

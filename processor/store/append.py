@@ -90,6 +90,7 @@ class Appender:
         self._wire: Wire | None = None
         self._loop = asyncio.get_running_loop()
         self._scheduled = False
+        self._marked: set[Source] = set()  # a flush is due that sees them: to mark again, as each write does, is free
         self._closing = False
         self._lost = asyncio.Event()
         self._retry: asyncio.TimerHandle | None = None
@@ -129,13 +130,21 @@ class Appender:
     def _use(self, keys: Keyspace) -> None:
         self._keys = keys
         self._lanes = [_Lane(p) for p in range(len(keys.partitions))]
+        self._marked.clear()
 
     def _ready(self, source: Source) -> None:
         if self._keys is not None:
             self._lanes[self._keys.number(source.run)].ready[source] = None
 
+    def _unready(self, lane: _Lane, source: Source) -> None:
+        del lane.ready[source]
+        self._marked.discard(source)
+
     def mark(self, source: Source) -> None:
         """The source has something to send."""
+        if source in self._marked:
+            return
+        self._marked.add(source)
         self._sources[source] = None
         self._ready(source)
         if not self._scheduled:
@@ -144,6 +153,7 @@ class Appender:
 
     def _flush(self) -> None:
         self._scheduled = False
+        self._marked.clear()
         if self._wire is None or self.trouble is not None:
             return
         for lane in self._lanes:
@@ -161,15 +171,15 @@ class Appender:
                 if flight is None:
                     if not source.wants or events == MAX_EVENTS:
                         # Nothing now; whoever makes it possible marks it again: an answer, a timer, the next event.
-                        del lane.ready[source]
+                        self._unready(lane, source)
                     continue
                 drafts = [item.draft for item in flight.items]
                 batches.append(Batch(source.run, source.writer, flight.prev, flight.number, drafts))
                 sources.append(source)
                 events -= len(drafts)
-                size -= sum(draft.size for draft in drafts)
+                size -= flight.size
                 # Round robin: who has more to send queues up behind the others.
-                del lane.ready[source]
+                self._unready(lane, source)
                 if source.wants:
                     lane.ready[source] = None
                 if events <= 0 or size <= 0:

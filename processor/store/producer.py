@@ -23,10 +23,11 @@ BODY_SECONDS: Final = 5.0  # after which HTTP answers that the outcome is unknow
 class Producer:
     """One process's writers. Its ID is random, and so is each of its successors' after a long silence."""
 
-    def __init__(self, appender: Appender, buffer_bytes: int) -> None:
+    def __init__(self, appender: Appender, buffer_bytes: int, max_event_bytes: int) -> None:
         self.id = secrets.token_hex(8)
         self.appender = appender
         self.buffer = Buffer(buffer_bytes)
+        self._max_event_bytes = max_event_bytes
         self._loop = asyncio.get_running_loop()
         self._writers: dict[str, Writer] = {}
         self._live: dict[tuple[str, str], Writer] = {}
@@ -42,6 +43,7 @@ class Producer:
             and known.chain.ended is None
             and (now - known.used_at < SILENT_SECONDS or not known.chain.idle)
         ):
+            known.used_at = now
             return known
         name = self.id
         if known is not None:
@@ -64,7 +66,7 @@ class Producer:
         self._live.pop((writer.chain.run, writer.chain.writer[2:]), None)
 
     def _make(self, chain: Chain) -> Writer:
-        return Writer(self.appender, chain, self.buffer, self._loop.time)
+        return Writer(self.appender, chain, self.buffer, self._loop.time, self._max_event_bytes)
 
     def _forget(self, now: float) -> None:
         for run, writer in list(self._writers.items()):

@@ -27,6 +27,7 @@ from processor.store.append import Appender
 __all__ = ["Buffer", "Posted", "Sent", "Writer", "refusal"]
 
 UNREACHABLE_SECONDS: Final = 30.0
+OVERHEAD: Final = 32  # bytes of an event besides its payload, about
 
 
 def refusal(run: str, type: str, outcome: Outcome) -> TailraceError:
@@ -100,29 +101,36 @@ class Sent:
     Not awaited, it goes all the same; a failure is then raised by the next call on its run.
     """
 
-    __slots__ = ("_waiter", "acknowledged", "body", "draft", "number", "outcome", "writer")
+    __slots__ = ("_told", "_waiter", "acknowledged", "body", "draft", "number", "size", "writer")
 
     def __init__(self, writer: Writer, draft: Draft, body: object | None = None) -> None:
         self.writer = writer
         self.draft = draft
+        self.size = len(draft.payload) + OVERHEAD
         self.body = body
         self.number = 0
         self.acknowledged = False
-        self.outcome: Outcome | None = None
+        self._told: Outcome | None = None
         self._waiter: asyncio.Future[None] | None = None
 
+    @property
+    def outcome(self) -> Outcome | None:
+        """What became of it, None while it is under way."""
+        return self._told.of(self.number) if self._told is not None else None
+
     def settle(self, outcome: Outcome) -> None:
-        self.outcome = outcome
-        self.writer.settled(self)
+        self._told = outcome
+        self.writer.settled(self, outcome)
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     @property
-    def awaited(self) -> bool:
-        return self._waiter is not None
+    def told_to_nobody(self) -> bool:
+        """Whether it stands alone and nobody awaits it."""
+        return self._waiter is None and self.body is None
 
     def __await__(self) -> Generator[object, None, str]:
-        if self.outcome is None:
+        if self._told is None:
             yield from self._wait().__await__()
         return self.writer.result_of(self)
 
@@ -131,7 +139,7 @@ class Sent:
         await writer.admit(self)
         loop = asyncio.get_running_loop()
         since = loop.time()
-        while self.outcome is None:
+        while self._told is None:
             trouble = writer.appender.trouble
             if trouble is not None and not isinstance(trouble, ServerUnreachable):
                 raise trouble  # it stays in the buffer and is tried again
@@ -145,7 +153,7 @@ class Sent:
 
     async def settled(self) -> None:
         """Waits for its fate, however long, and raises nothing."""
-        while self.outcome is None:
+        while self._told is None:
             if self._waiter is None or self._waiter.done():
                 self._waiter = asyncio.get_running_loop().create_future()
             await asyncio.wait([self._waiter])
@@ -156,27 +164,29 @@ class Sent:
             self._waiter.set_result(None)
 
     def __repr__(self) -> str:
-        return (
-            f"<Sent {self.draft.type} to {self.writer.chain.run}: {self.outcome.word if self.outcome else 'under way'}>"
-        )
+        return f"<Sent {self.draft.type} to {self.writer.chain.run}: {self._told.word if self._told else 'under way'}>"
 
 
 class Writer:
     """Writes for one run: from outside, or live under an execution."""
 
-    def __init__(self, appender: Appender, chain: Chain, buffer: Buffer, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, appender: Appender, chain: Chain, buffer: Buffer, clock: Callable[[], float], max_event_bytes: int
+    ) -> None:
+        """max_event_bytes: of a payload, for callers to obey."""
         self.appender = appender
+        self.max_event_bytes = max_event_bytes
         self.chain = chain
-        self.used_at = clock()
+        self.used_at = clock()  # when the producer last gave it out
         self.waiting: dict[Sent, None] = {}
         self._buffer = buffer
-        self._clock = clock
         self._failed: Sent | None = None  # refused, and nobody has been told
         self._outside: Sent | None = None  # not admitted to the full buffer, and not awaited yet
 
     def put(self, draft: Draft, body: object | None = None) -> Sent:
         """Sends it; raises what an earlier unawaited write failed with."""
-        self.check()
+        if self._failed is not None or self._outside is not None or self.chain.lost is not None:
+            self.check()
         sent = Sent(self, draft, body)
         if self._buffer.full:
             self._outside = sent
@@ -186,10 +196,9 @@ class Writer:
 
     def admit_now(self, sent: Sent) -> None:
         """Whether or not there is room."""
-        self._buffer.used += sent.draft.size
-        self.used_at = self._clock()
+        self._buffer.used += sent.size
         self.chain.add(sent)
-        if sent.outcome is None:
+        if self.chain.ended is None:
             self.appender.mark(self.chain)
 
     async def admit(self, sent: Sent) -> None:
@@ -199,20 +208,21 @@ class Writer:
             await self._buffer.room()
             self.admit_now(sent)
 
-    def settled(self, sent: Sent) -> None:
-        self._buffer.release(sent.draft.size)
-        self.waiting.pop(sent, None)
-        alone = sent.body is None and not sent.awaited  # nobody else will be told
-        if alone and sent.outcome is not None and not sent.outcome.accepted and self._failed is None:
+    def settled(self, sent: Sent, outcome: Outcome) -> None:
+        self._buffer.release(sent.size)
+        if self.waiting:
+            self.waiting.pop(sent, None)
+        if outcome.word != "appended" and not outcome.accepted and self._failed is None and sent.told_to_nobody:
             self._failed = sent
 
     def result_of(self, sent: Sent) -> str:
-        assert sent.outcome is not None
+        outcome = sent.outcome
+        assert outcome is not None
         if sent is self._failed:
             self._failed = None
-        if not sent.outcome.accepted:
-            raise refusal(self.chain.run, sent.draft.type, sent.outcome)
-        return sent.outcome.id or ""
+        if not outcome.accepted:
+            raise refusal(self.chain.run, sent.draft.type, outcome)
+        return outcome.id or ""
 
     def check(self) -> None:
         """Raises what an unawaited write failed with: refused, lost by the server, or not admitted to a full buffer."""
@@ -256,7 +266,8 @@ class Posted:
         self.refilled = 0
         self.followers: Sequence[Posted] = ()
         self.outcomes: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
-        self._flight = Flight(prev, [_Loose(draft, number + i) for i, draft in enumerate(drafts)])
+        loose = [_Loose(draft, number + i) for i, draft in enumerate(drafts)]
+        self._flight = Flight(prev, loose, sum(item.size for item in loose))
         self._waiting = True
 
     def take(self, events: int, size: int, now: float) -> Flight | None:
@@ -290,10 +301,11 @@ class Posted:
 class _Loose:
     """An event of a posted body."""
 
-    __slots__ = ("acknowledged", "body", "draft", "number")
+    __slots__ = ("acknowledged", "body", "draft", "number", "size")
 
     def __init__(self, draft: Draft, number: int) -> None:
         self.draft, self.number = draft, number
+        self.size = len(draft.payload) + OVERHEAD
         self.body: object | None = None
         self.acknowledged = False
 
