@@ -26,6 +26,7 @@ from tests.support.until import until
 
 playwright = pytest.importorskip("playwright.async_api", reason="playwright is not installed: no browser test runs")
 expect = playwright.expect
+expect.set_options(timeout=15_000)  # of milliseconds: a loaded machine takes its time
 
 FOLDER = Path(__file__).parents[2] / "gateway" / "console"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -414,5 +415,5 @@ async def test_the_gateway_goes_and_comes(tail: Tailrace) -> None:
             await until(lambda: relay.refused > 1, "the page asked again", 20)
             relay.is_away = False
             await run.emit("message.delta", {"text": "after"})
-            await expect(page.locator(".texts")).to_have_text("before, meanwhile, after", timeout=20_000)
-            await expect(page.locator("#live")).to_have_text("live", timeout=20_000)
+            await expect(page.locator(".texts")).to_have_text("before, meanwhile, after", timeout=30_000)
+            await expect(page.locator("#live")).to_have_text("live", timeout=30_000)
