@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from processor.client.signals import Hold, on_stop, watch_signals
+from processor.client.signals import Hold, at_exit, on_stop, watch_signals
 from processor.core.errors import ServerError
 from processor.core.keys import PartitionKeys
 from processor.store.connection import speaking_of
@@ -62,6 +63,7 @@ class Owners:
         self._loop = asyncio.get_running_loop()
         self._unwatch: Callable[[], None] | None = None
         self._ending: set[asyncio.Task[None]] = set()
+        self._drain_seconds = 0.0  # what the last signal left to executions
         self.waited_for = False  # somebody will await close() before the process ends
 
     async def add(self, owned: Owned) -> None:
@@ -70,6 +72,7 @@ class Owners:
         self._owned[owned.run] = owned
         if self._unwatch is None:
             self._unwatch = on_stop(self._on_signal)
+            at_exit(self._at_exit)
         else:
             watch_signals()
         if self._renewing is None:
@@ -130,9 +133,9 @@ class Owners:
         """SIGINT: somebody waits at a terminal, so what runs here ends now. SIGTERM: a deploy, so it may finish."""
         if self._loop.is_closed() or not any(owned.task is not None for owned in list(self._owned.values())):
             return None
-        seconds = 0.0 if number == signal.SIGINT else self._session.settings.drain_seconds
+        self._drain_seconds = 0.0 if number == signal.SIGINT else self._session.settings.drain_seconds
         hold = Hold()
-        self._loop.call_soon_threadsafe(self._begin_end, seconds, hold)
+        self._loop.call_soon_threadsafe(self._begin_end, self._drain_seconds, hold)
         return None if self.waited_for else hold
 
     def _begin_end(self, drain_seconds: float, hold: Hold) -> None:
@@ -140,6 +143,11 @@ class Owners:
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)
         ending.add_done_callback(lambda _: hold.release())
+
+    def _at_exit(self) -> None:
+        """A server that left its loop as it was, with executions in it: they have their time now."""
+        if self._session.pid == os.getpid() and not self._loop.is_closed() and not self._loop.is_running():
+            self._loop.run_until_complete(self._end(self._drain_seconds))
 
     async def _end(self, drain_seconds: float) -> None:
         """Lets executions end by themselves for so long, then stops them; returns when they have said so."""

@@ -7,6 +7,7 @@ then theirs wait, since most of them end the process without asking anybody. A s
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
 
-__all__ = ["Hold", "on_stop", "watch_signals"]
+__all__ = ["Hold", "at_exit", "on_stop", "watch_signals"]
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _told: dict[Callable[[int], Hold | None], None] = {}
@@ -42,7 +43,7 @@ class _Chained:
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if _held.pop(number, None) is None:
             holds = {hold for tell in list(_told) if (hold := tell(number)) is not None}
-            if holds:
+            if holds and not _is_the_loops(self.found):
                 _held[number] = holds
                 return
         self._go_on(number, frame)
@@ -85,3 +86,17 @@ def _is_worker() -> bool:
     """Whether this is the child of a supervisor (hypercorn's) that lets its workers ignore SIGINT because it ends them itself."""
     process: Any = sys.modules.get("multiprocessing.process")
     return process is not None and process.parent_process() is not None
+
+
+def _is_the_loops(found: object) -> bool:
+    """Whether it stands for loop.add_signal_handler (granian): then the loop hears of signals whatever is done here."""
+    return getattr(found, "__name__", "") in ("_sighandler_noop", "__sighandler")
+
+
+def at_exit(function: Callable[[], None]) -> None:
+    """Calls it when the process ends without being killed, also where it is a worker and its end is not Python's own."""
+    util: Any = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        util.Finalize(None, function, exitpriority=10)
+    else:
+        atexit.register(function)
