@@ -70,8 +70,8 @@ class View:
 
     def _run(self, verb: str, data: Mapping[str, Any]) -> None:
         if verb == "started":
-            return
-        if verb == "retrying":
+            self.close()
+        elif verb == "retrying":
             said = f"attempt ended: {data.get('error') or data.get('reason')}; another one follows"
             self._steps.clear()
             self._put(said, "yellow")
@@ -103,6 +103,7 @@ class View:
             self._put(f"● {data.get('name')}", "bold")
             self._steps[id] = str(data.get("name"))
         elif verb == "finished":
+            self.close()
             name = self._steps.pop(id, id)
             if data.get("error"):
                 self._put(f"✗ {name}: {data['error']}", "red")
