@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 from collections.abc import Awaitable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
@@ -171,6 +172,7 @@ async def _begin(
     await send({"type": "http.response.body", "body": first, "more_body": True})
     subscriber: Subscriber
     if offer is not None and offer.passes(first):
+        _bound_kernel(offer.transport, limit)
         subscriber = TransportSubscriber(
             topic,
             cursor,
@@ -186,6 +188,13 @@ async def _begin(
     hub.add(subscriber)
     subscriber.behind()
     return subscriber
+
+
+def _bound_kernel(transport: asyncio.BaseTransport, limit: int) -> None:
+    """A tab that never reads fills the kernel's buffer as well, which would grow to 4 MB."""
+    connection = transport.get_extra_info("socket")
+    if connection is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limit)
 
 
 def _watch_end(subscriber: Subscriber, scope: Scope, until: datetime | None) -> None:
