@@ -167,7 +167,7 @@ class Run(Generic[R]):
         try:
             yield
         except BaseException as error:
-            self._send("step.finished", {"step": step, "error": _words(error)})
+            self._close_part("step.finished", {"step": step, "error": _words(error)})
             raise
         self._send("step.finished", {"step": step})
 
@@ -183,7 +183,7 @@ class Run(Generic[R]):
         try:
             yield call
         except BaseException as error:
-            self._send("tool.error", {"tool": call.id, "error": _words(error)})
+            self._close_part("tool.error", {"tool": call.id, "error": _words(error)})
             raise
         if not call.answered:
             call.result(None)
@@ -332,6 +332,10 @@ class Run(Generic[R]):
     def _send(self, type: str, data: object) -> Sent:
         return self._put(draft(type, dumps(data), attempt=self.attempt))
 
+    def _close_part(self, type: str, data: object) -> None:
+        """The end of a block, which may be left by an exception that must not be replaced by another one."""
+        self._writer().put_anyway(draft(type, dumps(data), attempt=self.attempt))
+
     def _send_text(self, type: str, text: str, tail: bytes) -> Sent:
         if len(text) <= _TEXT_CHARS:
             return self._put(plain(type, text_payload(type, text, tail, self.attempt)))
@@ -387,7 +391,7 @@ class Run(Generic[R]):
         finally:
             if kind == "message" and self._open_message == message.id:
                 self._open_message = None
-            self._send(f"{kind}.finished", {kind: message.id})
+            self._close_part(f"{kind}.finished", {kind: message.id})
 
     def _end_message(self) -> None:
         """Closes the message that write() opened."""

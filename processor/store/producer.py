@@ -16,6 +16,7 @@ from processor.store.writer import Buffer, Posted, Sent, Writer
 __all__ = ["Producer"]
 
 SILENT_SECONDS: Final = 300.0  # the server forgets a producer after ten minutes at the earliest
+MANY_WRITERS: Final = 1024  # from here on those that are no longer used are looked for
 LOOK_SECONDS: Final = 0.1  # whether the server is in trouble, while a body waits
 BODY_SECONDS: Final = 5.0  # after which HTTP answers that the outcome is unknown
 
@@ -32,6 +33,7 @@ class Producer:
         self._writers: dict[str, Writer] = {}
         self._live: dict[tuple[str, str], Writer] = {}
         self._renamed = 0
+        self._look_at = MANY_WRITERS
         appender.on_trouble.append(self._tell)
 
     def writer(self, run: str) -> Writer:
@@ -40,18 +42,18 @@ class Producer:
         now = self._loop.time()
         if (
             known is not None
-            and known.chain.ended is None
+            and (known.chain.ended is None or known.untold)
             and (now - known.used_at < SILENT_SECONDS or not known.chain.idle)
         ):
             known.used_at = now
             return known
         name = self.id
         if known is not None:
-            known.check()  # what nobody has been told of the old one
             self._renamed += 1
             name = f"{self.id}.{self._renamed}"
-        if len(self._writers) >= 1024:
+        if len(self._writers) >= self._look_at:
             self._forget(now)
+            self._look_at = max(MANY_WRITERS, 2 * len(self._writers))
         writer = self._writers[run] = self._make(Chain(run, f"p:{name}", self.appender.budget))
         return writer
 

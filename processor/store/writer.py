@@ -185,13 +185,19 @@ class Writer:
 
     def put(self, draft: Draft, body: object | None = None) -> Sent:
         """Sends it; raises what an earlier unawaited write failed with."""
-        if self._failed is not None or self._outside is not None or self.chain.lost is not None:
+        if self.untold:
             self.check()
         sent = Sent(self, draft, body)
         if self._buffer.full:
             self._outside = sent
         else:
             self.admit_now(sent)
+        return sent
+
+    def put_anyway(self, draft: Draft) -> Sent:
+        """As put, where an exception is on its way already: an earlier failure waits for the next call."""
+        sent = Sent(self, draft)
+        self.admit_now(sent)
         return sent
 
     def admit_now(self, sent: Sent) -> None:
@@ -223,6 +229,11 @@ class Writer:
         if not outcome.accepted:
             raise refusal(self.chain.run, sent.draft.type, outcome)
         return outcome.id or ""
+
+    @property
+    def untold(self) -> bool:
+        """Whether something went wrong that nobody has been told of."""
+        return self._failed is not None or self._outside is not None or self.chain.lost is not None
 
     def check(self) -> None:
         """Raises what an unawaited write failed with: refused, lost by the server, or not admitted to a full buffer."""

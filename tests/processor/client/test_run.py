@@ -81,6 +81,20 @@ async def test_structured_parts_close_themselves(tail: Tailrace) -> None:
     assert message.text == "answer"
 
 
+async def test_a_failed_write_does_not_replace_the_error_of_a_block(tail: Tailrace) -> None:
+    """The exception that leaves a step is the caller's own; what a write failed with waits for the next call."""
+    run = tail.run("r")
+    run.log("begun")
+    with pytest.raises(ZeroDivisionError):
+        async with run.step("divide"):
+            await run.emit("run.finished", {"result": 1})
+            sent = run.log("late")
+            await until(lambda: sent.outcome is not None, "the write is refused")
+            raise ZeroDivisionError
+    with pytest.raises(RunClosed):
+        run.log("later")
+
+
 async def test_set_is_a_patch(tail: Tailrace) -> None:
     """set() emits one add a key, its name escaped as RFC 6901 asks."""
     run = tail.run("r")
