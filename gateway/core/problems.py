@@ -123,6 +123,7 @@ _REMEDIES: Mapping[str, str] = {
     "server-unreachable": "The outcome is unknown: send it again under the same producer and number.",
     "server-read-only": "The operator has to give the gateway the primary's address.",
     "server-full": "The operator has to free memory or raise maxmemory; send it again later.",
+    "internal": "Tell its operator; sending it again under the same producer and number is harmless.",
     "draining": "Connect again after Retry-After; nothing is lost.",
 }
 
