@@ -34,13 +34,19 @@ __all__ = ["app", "main"]
 # what the parser raises. typer carries its own copy of click since 0.26, so the class is found through a subclass
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
+EXITS = (
+    "Exit codes: 0 done, 1 what was asked about failed, 2 wrong usage or input, 3 not found, 4 refused by its state, "
+    "5 server unusable, 6 not allowed, 75 full: try again, 130 interrupted. exec ends as its command did."
+)
+
 app = typer.Typer(
     name="tailrace",
     help="Durable, resumable, real-time feeds of what AI agents do. First: `tailrace demo`.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
+    epilog=EXITS,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -76,12 +82,20 @@ def _all(
     configure("auto", level="INFO" if verbose else "WARNING", stream=sys.stderr)
 
 
-for command in (demo, up, doctor, settings, gateway, start, emit, runs, show, tail, cancel, replay):
-    app.command(epilog=EPILOG)(command)
-app.command(
-    "exec", epilog=EPILOG, context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False}
-)(exec_)
-app.add_typer(namespaces, name="namespaces")
+_PANELS = {
+    "Begin": (demo, up, doctor, settings),
+    "Run": (gateway,),
+    "Produce": (start, emit, exec_),
+    "Watch": (runs, show, tail, cancel),
+    "Debug": (replay,),
+}
+for panel, commands in _PANELS.items():
+    for command in commands:
+        # the words behind exec's program are the program's
+        own_words = {"allow_interspersed_args": False} if command is exec_ else {}
+        name = command.__name__.rstrip("_")
+        app.command(name, epilog=EPILOG, rich_help_panel=panel, context_settings=own_words)(command)
+app.add_typer(namespaces, name="namespaces", rich_help_panel="Operate")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

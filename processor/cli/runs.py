@@ -21,6 +21,7 @@ from processor.store.runs import RunState, Space, list_runs
 __all__ = ["runs"]
 
 STATUSES = ("queued", "running", "waiting", *sorted(TERMINAL))
+PAGE = 1000
 WATCH_SECONDS = 1.0  # the index tells of lifecycle changes only: a look a second is what the console does too
 
 
@@ -51,7 +52,7 @@ class _Wanted:
         self.status, self.task, self.labels, self.after, self.limit = status, task, labels, after, limit
 
     async def read(self, space: Space) -> list[RunState]:
-        """Newest change first; stops at the first one that is too old."""
+        """Newest change first. The index is in the order of lifecycle changes: a run that only streams may stand far behind."""
         found: list[RunState] = []
         place: str | None = None
         while True:
@@ -61,12 +62,11 @@ class _Wanted:
                 task=self.task,
                 labels=self.labels,
                 after=place,
-                limit=min(1000, self.limit - len(found)),
+                limit=PAGE if self.after else min(PAGE, self.limit - len(found)),
             )
-            fresh = [state for state in page if max(state.updated, state.ended or 0) >= self.after]
-            found += fresh
-            if place is None or len(found) >= self.limit or (self.after and not fresh):
-                return found
+            found += [state for state in page if max(state.updated, state.ended or 0) >= self.after]
+            if place is None or len(found) >= self.limit:
+                return found[: self.limit]
 
 
 async def _runs(out: Output, wanted: _Wanted, watch: bool) -> None:

@@ -72,7 +72,10 @@ def place(out: Output, command: str, *, host: str | None, port: int | None, data
     with listen(settings.host, settings.port, command) as listener:
         settings = settings.changed("--port", port=listener.getsockname()[1])
         with _server(out, settings) as (settings, server):
-            yield Place(settings, listener, server)
+            here = Place(settings, listener, server)
+            if server is not None:
+                server.tell_gateway(settings.public_url or here.url)
+            yield here
 
 
 @contextmanager

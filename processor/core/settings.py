@@ -315,11 +315,12 @@ def _from_folder(folder: Path, values: dict[str, Any], origins: dict[str, str]) 
         places.insert(0, folder / values["data_dir"])
     if "redis_url" not in values:
         for place in places:
-            url = _running_server(place / "server.json")
-            if url:
-                values["redis_url"], origins["redis_url"] = url, str(place / "server.json")
-                if "data_dir" not in values:
-                    values["data_dir"], origins["data_dir"] = place, str(place / "server.json")
+            found = _running_server(place / "server.json")
+            if found:
+                origin = str(place / "server.json")
+                for name, value in (*found.items(), ("data_dir", place)):
+                    if name not in values:
+                        values[name], origins[name] = value, origin
                 break
     if "jwt_key" not in values and "jwks_url" not in values:
         for place in places:
@@ -340,16 +341,19 @@ def _trusted_text(path: Path) -> str | None:
         return None  # absent, or not for us: the next folder is asked
 
 
-def _running_server(path: Path) -> str | None:
+def _running_server(path: Path) -> dict[str, str]:
+    """Address of a server that runs, and of the gateway that shows it."""
     text = _trusted_text(path)
     if not text:
-        return None
+        return {}
     try:
         said = json.loads(text)
-        url, pid = said["url"], int(said["pid"])
+        url, pid, gateway = said["url"], int(said["pid"]), said.get("gateway")
     except (ValueError, KeyError, TypeError):
-        return None  # half written or not ours: as good as absent
-    return url if isinstance(url, str) and _alive(pid) else None
+        return {}  # half written or not ours: as good as absent
+    if not isinstance(url, str) or not _alive(pid):
+        return {}
+    return {"redis_url": url, **({"public_url": gateway} if isinstance(gateway, str) else {})}
 
 
 def _alive(pid: int) -> bool:

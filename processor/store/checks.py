@@ -130,6 +130,8 @@ def unreachable(url: str, origin: str, error: BaseException) -> ServerUnreachabl
     """Nothing answers; the message names the reason and where the address came from."""
     if origin == "default":
         source = ""
+    elif origin == "argument":
+        source = " The address was given to Tailrace(...)."
     elif origin.endswith(".json"):
         source = f" The address comes from {origin}: its `tailrace up` has just ended."
     else:

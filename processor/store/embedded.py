@@ -88,6 +88,7 @@ class EmbeddedServer:
         self._socket = self.folder / "valkey.sock"
         self._port = 0
         self._password = ""
+        self._gateway: str | None = None  # where `up` shows this server's runs
         if len(os.fsencode(self._socket)) > MAX_SOCKET_PATH_BYTES:
             self._password = secrets.token_hex(16)  # any user of the machine can reach loopback
 
@@ -129,6 +130,11 @@ class EmbeddedServer:
             raise
         atexit.register(self.stop)
         return self
+
+    def tell_gateway(self, url: str) -> None:
+        """Add the gateway's address to server.json: links that other processes sign lead there."""
+        self._gateway = url
+        self._announce()
 
     def stop(self) -> None:
         """End it cleanly within STOP_SECONDS, and take server.json away. Harmless when it does not run."""
@@ -291,6 +297,7 @@ class EmbeddedServer:
             "pid": os.getpid(),
             "server": self._process.pid,
             "started": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            **({"gateway": self._gateway} if self._gateway else {}),
         }
         _write_private(self.folder / "server.json", json.dumps(said) + "\n")
 

@@ -6,12 +6,12 @@ import asyncio
 import weakref
 
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
 
+from processor.core.errors import ServerError
 from processor.core.settings import Settings
 from processor.store.channels import Channels
 from processor.store.checks import check_server
-from processor.store.connection import Address, commands, execute, speaking_of
+from processor.store.connection import Address, commands
 
 __all__ = ["Server"]
 
@@ -45,19 +45,13 @@ class Server:
         async with self._checked:
             if self._is_checked:
                 return
-            with speaking_of(self.address.url):
-                try:
-                    await execute(self.commands, "INFO", "server")
-                except ResponseError as error:
-                    # fakeredis has neither INFO nor CONFIG, and takes `#!lua` for a syntax error.
-                    if not str(error).lower().startswith("unknown command"):
-                        raise
-                    self.shebang = False
-                except OSError:
-                    await check_server(self.commands, settings)  # says it better
-                    raise
-            if self.shebang:
+            try:
                 await check_server(self.commands, settings)
+            except ServerError as error:
+                # fakeredis has neither INFO nor CONFIG, and takes `#!lua` for a syntax error.
+                if "unknown command" not in error.message.lower():
+                    raise
+                self.shebang = False
             self._is_checked = True
 
     async def release(self) -> None:

@@ -117,6 +117,16 @@ def test_running_up_is_found_from_below(tmp_path: Path) -> None:
     assert settings.origin("redis_url") == str(place / "server.json")
 
 
+def test_the_gateway_of_an_up_is_where_links_lead(tmp_path: Path) -> None:
+    """Its address comes with the server's, unless a variable names another."""
+    place = _up(tmp_path, "unix:///x.sock", os.getpid())
+    said = {"url": "unix:///x.sock", "pid": os.getpid(), "gateway": "http://127.0.0.1:8601"}
+    (place / "server.json").write_text(json.dumps(said))
+    assert Settings.from_env({}, folder=tmp_path).public_url == "http://127.0.0.1:8601"
+    named = Settings.from_env({"TAILRACE_PUBLIC_URL": "https://a"}, folder=tmp_path)
+    assert named.public_url == "https://a"
+
+
 def test_a_killed_up_is_not_found(tmp_path: Path) -> None:
     """A server.json whose process is gone names no server; the key stays valid."""
     _up(tmp_path, "unix:///x.sock", 2**22 + 1)

@@ -82,6 +82,8 @@ async def test_unreachable_of_a_flag_and_of_a_folder() -> None:
     """An address that no variable holds is not told to be unset."""
     with pytest.raises(ServerUnreachable, match=r"comes from --redis-url\.\n  For development: run `tailrace up`"):
         await _check("redis://127.0.0.1:1", origin="--redis-url")
+    with pytest.raises(ServerUnreachable, match=r"The address was given to Tailrace\(\.\.\.\)\.\n"):
+        await _check("redis://127.0.0.1:1", origin="argument")
     with pytest.raises(ServerUnreachable, match=r"no such file or directory.*/x/server\.json: its `tailrace up` has"):
         await _check("unix:///nowhere.sock", origin="/x/server.json")
 

@@ -72,6 +72,22 @@ def test_it_is_announced_while_it_runs(tmp_path: Path) -> None:
     assert not file.exists()
 
 
+def test_the_gateway_is_told_through_restarts(tmp_path: Path) -> None:
+    """The gateway's address stays in server.json when the server is started again."""
+    with EmbeddedServer(tmp_path) as server:
+        server.tell_gateway("http://127.0.0.1:8601")
+        server.kill()
+        server.look()
+        assert json.loads((tmp_path / "server.json").read_text())["gateway"] == "http://127.0.0.1:8601"
+
+
+@pytest.mark.skipif(not Path("/usr/lib/x86_64-linux-gnu/libjemalloc.so.2").exists(), reason="no jemalloc here")
+def test_jemalloc_on_request(tmp_path: Path) -> None:
+    """Asked for, the system's jemalloc is loaded into the server."""
+    with EmbeddedServer(tmp_path, jemalloc=True) as server:
+        assert "libjemalloc.so.2" in Path(f"/proc/{server.pid}/maps").read_text()
+
+
 def test_a_long_path_means_loopback_with_a_password(tmp_path: Path) -> None:
     """Where no socket fits, the server listens on 127.0.0.1 and wants the password that the address carries."""
     with EmbeddedServer(tmp_path / ("x" * 100)) as server, _client(server) as client:
