@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import tempfile
@@ -61,6 +62,21 @@ class World:
 
     async def kill_server(self) -> None:
         await self._blocking(self.server.kill)
+
+    @property
+    def _aof(self) -> Path:
+        (path,) = (self.folder / "appendonlydir").glob("*.incr.aof")
+        return path
+
+    def aof_bytes(self) -> int:
+        """What is on its way to the disk by now."""
+        return self._aof.stat().st_size
+
+    async def lose_tail(self, kept: int) -> None:
+        """As after a crash of the machine with everysec: the server dies, and comes back with so many bytes of its AOF."""
+        await self.kill_server()
+        os.truncate(self._aof, kept)
+        await self.start_server()
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Any]:
