@@ -212,6 +212,7 @@ class Execution:
             if error is None:
                 self._run._end_message()
                 await self._run._flush()
+                self._inner = None  # a renewal that is told now that the run has ended means this end
                 await self._send(draft("run.finished", b'{"result":null}', attempt=self._run.attempt))
             elif self._cancel_asked and isinstance(error, asyncio.CancelledError):
                 self._uncancel()
@@ -222,6 +223,7 @@ class Execution:
             elif not (isinstance(error, (RunClosed, StaleAttempt)) and error.run == self._run.id):
                 await self._fail(_words(error), "error", error)
         finally:
+            self._inner = None  # the task is somebody else's again, whatever is still told of this run
             self._session.owners.remove(self._owned)
             self._leave_writer()
 
