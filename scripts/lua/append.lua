@@ -11,7 +11,7 @@
 -- ARGV[1] layout        as the caller knows it
 -- ARGV[2] feed_limit    events a run
 -- ARGV[3] log_limit     entries
--- ARGV[4] work_limit    entries a task
+-- ARGV[4] work_limit    entries a task, and delayed starts of the partition
 -- ARGV[5] retain_ms     how long a feed stays after the end
 -- ARGV[6] tombstone_ms  how much longer the hash stays
 -- ARGV[7] silent_ms     after which a run that nobody executes is ended; 0: never
@@ -225,7 +225,8 @@ local function judge(run, type, extras)
     end
   end
   if not run.live and not ENDS[type] and type ~= 'run.resumed' then
-    if extras.work and redis.call('XLEN', extras.work) >= work_limit then
+    if extras.work and (redis.call('XLEN', extras.work) >= work_limit
+        or tonumber(extras.delay) > 0 and redis.call('ZCARD', delayed) >= work_limit) then
       return 'full 1 ' .. extras.task
     end
     if is_logged(type) and redis.call('XLEN', log) >= log_limit then

@@ -353,6 +353,8 @@ class _Call:
         model = self.model
         if draft.type == "run.queued" and len(model.work.get(extras.task, ())) >= model.limits.work:
             return extras.task
+        if extras.delay and len(model.delayed) >= model.limits.work:
+            return extras.task
         return model.room_in_log() if model.is_logged(draft.type) else None
 
     def _apply(self, draft: Draft, extras: Extras, number: int, status: str) -> Outcome:

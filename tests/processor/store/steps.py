@@ -166,7 +166,7 @@ class Steps:
         """The answer to an open question."""
         if waiting := [name for name, run in self._stage.model.runs.items() if run.status == "waiting"]:
             run = self._one(waiting)
-            ask = self._one((self._stage.model.runs[run].fields["ask"], ""))
+            ask = self._one((self._stage.model.runs[run].fields["ask"], "", *ASKS))
             event = draft("run.resumed", _data(next(self._serial)), ask=ask, value=b'["yes"]')
             self._send(self._batch(run, "p:one", [event, *self._plain()], faults=False))
 
@@ -208,7 +208,7 @@ class Steps:
         self._stage.renew([*owned[: self._one((0, 1, 5))], (self._run(), self._one(("me", "me", "you")))])
 
     def cancel(self) -> None:
-        self._stage.cancel(self._run())
+        self._stage.cancel(self._run(of=self._executed() or RUNS if self._flip() else RUNS))
 
     def expire(self) -> None:
         """A pass; it looks at what the last one named, or at more."""
@@ -288,7 +288,7 @@ _WEIGHTS: dict[Callable[[Steps], None], int] = {
     Steps.resend_and_go_on: 3,
     Steps.queue: 4,
     Steps.begin: 4,
-    Steps.next_attempt: 2,
+    Steps.next_attempt: 3,
     Steps.answer: 2,
     Steps.end: 2,
     Steps.live: 4,
@@ -297,7 +297,7 @@ _WEIGHTS: dict[Callable[[Steps], None], int] = {
     Steps.ask_what_is_stored: 1,
     Steps.another_layout: 1,
     Steps.renew: 2,
-    Steps.cancel: 2,
+    Steps.cancel: 3,
     Steps.expire: 2,
     Steps.time_passes: 3,
     Steps.outlive_an_owner: 1,

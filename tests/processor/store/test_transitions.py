@@ -17,7 +17,7 @@ from tests.support.servers import TestServer, binary_of, running
 
 @pytest.fixture
 def stage(every_server: TestServer, namespace: str) -> Iterator[Stage]:
-    stage = Stage(every_server, namespace, ("a", "b"))
+    stage = Stage(every_server, namespace, ("a", "b", "a~0", "a~1"))
     yield stage
     stage.close()
 
@@ -229,6 +229,17 @@ def test_out_of_memory_heals(kind: str, namespace: str) -> None:
             assert send(stage, "a", "p:x", 2)[0].word == "closed"  # it was silent
         finally:
             stage.close()
+
+
+def test_delayed_starts_are_bounded(stage: Stage) -> None:
+    """Runs that are queued for later fill memory too: at the limit a start is refused, naming its task."""
+    for number in range(stage.limits.work):
+        event = draft("run.queued", b"{}", task="build", start="s", delay_ms=60_000)
+        stage.append([Batch(f"a~{number}", "p:x", 0, 1, [event])])
+    late = draft("run.queued", b"{}", task="check", start="s", delay_ms=60_000)
+    assert stage.append([Batch("b", "p:x", 0, 1, [late])]) == [[Outcome("full", detail="check")]]
+    now = draft("run.queued", b"{}", task="check", start="s")
+    assert stage.append([Batch("b", "p:x", 0, 2, [now])])[0][0].word == "appended"
 
 
 def test_payloads_pass_unread(stage: Stage) -> None:
