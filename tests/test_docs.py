@@ -5,7 +5,10 @@ from __future__ import annotations
 import ast
 import asyncio
 import dataclasses
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ from gateway.core.problems import STATUS
 from processor.cli.main import app
 from processor.core import errors
 from processor.core.settings import Settings, variable_of
+from tests.support.servers import TestServer
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
@@ -120,6 +124,65 @@ def test_guarantees_name_tests_that_exist() -> None:
         named = re.findall(r"\[[^]]+\]\(\.\./(tests/[^)]+\.py)\)", row)
         assert named, row
         assert all((ROOT / name).is_file() for name in named), named
+
+
+PRELUDES = {  # what a page leaves to its reader, and where in the listing it belongs
+    "# shop/tasks.py": ("tail =", "async def model(prompt: str) -> AsyncIterator[str]:\n    yield prompt\n\n\n"),
+    "# shop/web.py": ("app =", "async def login() -> str:\n    return 'ada'\n\n\n"),
+}
+
+
+def test_listings_of_the_application_page_are_typed(tmp_path: Path) -> None:
+    """Every Python listing of docs/in-your-app.md passes mypy --strict, each behind those before it."""
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop/__init__.py").touch()
+    texts = listings(ROOT / "docs/in-your-app.md", "python")
+    for name in ("tasks", "web"):
+        text = next(text for text in texts if text.startswith(f"# shop/{name}.py"))
+        texts.remove(text)
+        place, prelude = PRELUDES[f"# shop/{name}.py"]
+        text = text.replace("\n\n", "\n\nfrom collections.abc import AsyncIterator\n", 1).replace(
+            f"\n{place}", f"\n{prelude}{place}", 1
+        )
+        (tmp_path / f"shop/{name}.py").write_text(text)
+    imports = "from shop.tasks import answer, tail\nfrom shop.web import app\n"
+    loose = [text for text in texts if "import " not in text]  # statements, which stand inside a function somewhere
+    functions = [f"async def part_{n}(run_id: str, prompt: str) -> None:\n" for n in range(len(loose))]
+    bodies = [
+        "".join(f"    {line}\n" for line in text.replace("tail.run(run)", "tail.run(run_id)").splitlines())
+        for text in loose
+    ]
+    whole = [text for text in texts if "import " in text]
+    (tmp_path / "more.py").write_text(
+        imports + "".join(whole) + "".join(map("".join, zip(functions, bodies, strict=True)))
+    )
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), "shop", "more.py"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "MYPYPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+async def test_rights_of_the_deploy_page_suffice(server: TestServer) -> None:
+    """A user made as docs/deploy.md says can do everything in its namespace, and nothing in another."""
+    (line,) = re.findall(r"^ACL SETUSER .*$", (ROOT / "docs/deploy.md").read_text(), re.MULTILINE)
+    words = line.split()
+    with server.client() as admin:
+        admin.execute_command(*words)
+        url = server.url.replace("://", f"://{words[2]}:password@", 1)
+        try:
+            async with tailrace.Tailrace(url) as tail:
+                async with tail.run("order-1") as run:
+                    run.log("a line")
+                assert [event.type async for event in tail.run("order-1").follow()][-1] == "run.finished"
+                assert [state.run async for state in tail.runs()] == ["order-1"]
+                await tail.run("order-2").emit("log", {"lines": ["x"]})
+                assert await tail.run("order-2").cancel()
+            with pytest.raises(errors.ServerDenied):
+                async with tailrace.Tailrace(url, namespace="other") as tail:
+                    await tail.run("order-3").emit("log", {"lines": ["x"]})
+        finally:
+            admin.execute_command("ACL", "DELUSER", words[2])
 
 
 def test_example_of_the_first_run_does_what_the_page_says(monkeypatch: pytest.MonkeyPatch) -> None:
