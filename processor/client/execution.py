@@ -158,7 +158,7 @@ class Execution:
             try:
                 result = await job.function(self._run, **job.arguments)
                 self._run._end_message()
-                await self._run._flush()
+                await self._run._flush(patiently=True)  # the work is done: a server in trouble is no fault of it
             except asyncio.CancelledError:
                 if not limit.expired():
                     raise
@@ -211,7 +211,7 @@ class Execution:
                 return
             if error is None:
                 self._run._end_message()
-                await self._run._flush()
+                await self._run._flush(patiently=True)  # the work is done: a server in trouble is no fault of it
                 self._inner = None  # a renewal that is told now that the run has ended means this end
                 await self._send(draft("run.finished", b'{"result":null}', attempt=self._run.attempt))
             elif self._cancel_asked and isinstance(error, asyncio.CancelledError):

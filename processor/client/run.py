@@ -399,8 +399,8 @@ class Run(Generic[R]):
             id, self._open_message = self._open_message, None
             self._send("message.finished", {"message": id})
 
-    async def _flush(self) -> None:
-        await self._writer().flush()
+    async def _flush(self, *, patiently: bool = False) -> None:
+        await self._writer().flush(patiently=patiently)
 
     async def _stored_answer(self, ask: str) -> bytes | None:
         session = await self._session()

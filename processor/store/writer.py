@@ -256,8 +256,11 @@ class Writer:
         for sent in list(self.waiting):
             sent.wake()
 
-    async def flush(self) -> None:
-        """Waits until everything written so far has its fate; raises what failed."""
+    async def flush(self, *, patiently: bool = False) -> None:
+        """Waits until everything written so far has its fate; raises what failed.
+
+        patiently: however long the server is away or takes nothing; else that is raised as well.
+        """
         last = self.chain.queue[-1] if self.chain.queue else None
         if last is None and self.chain.flying:
             items = self.chain.flying[-1].items
@@ -265,7 +268,11 @@ class Writer:
         if self._outside is not None:
             last = self._outside
         if isinstance(last, Sent):
-            await last
+            if patiently:
+                await self.admit(last)
+                await last.settled()
+            else:
+                await last
         self.check()
 
 
