@@ -51,6 +51,7 @@ class Oracle:
         self.subscribers: list[Subscriber] = []
         self.following: list[asyncio.Task[None]] = []
         self.faults: Counter[str] = Counter()
+        self.late: list[str] = []
 
     def produce(self) -> list[str]:
         """Starts all producers; the runs they write."""
@@ -121,7 +122,10 @@ class Oracle:
         async def lost() -> bool:
             return all([await self.world.status(run) == "failed" for run in runs if run.startswith(DOOMED)])
 
-        await until(lost, "runs of killed owners have failed", self.plan.owner_seconds * 3 + 10)
+        try:
+            await until(lost, "runs of killed owners have failed", self.plan.owner_seconds * 3 + 10)
+        except AssertionError as late:
+            self.late.append(f"{late}: {[await self.world.ownership(run) for run in runs if run.startswith(DOOMED)]}")
         truths = {run: await self.world.truth(run) for run in runs}
 
         def caught_up() -> bool:
@@ -136,14 +140,14 @@ class Oracle:
             ]
             await asyncio.wait_for(asyncio.gather(*ended), SETTLE_SECONDS)
         except (AssertionError, TimeoutError) as late:
-            print(f"late: {late}")  # the comparison says whose and what
+            self.late.append(f"late: {late!r}")  # the comparison says whose and what
         for task in self.following:
             task.cancel()
         await asyncio.gather(*self.following, return_exceptions=True)
         return list(truths.values())
 
     def judge(self, truths: list[Truth]) -> list[str]:
-        complaints = []
+        complaints = [*self.late]
         by_run = {truth.run: truth for truth in truths}
         for truth in truths:
             complaints += judge_truth(truth)
@@ -166,6 +170,8 @@ class Oracle:
 
     async def play(self) -> list[str]:
         runs = self.produce()
+        orders = [order for order, _ in self.world.producers.values()]
+        await until(lambda: all(accepted_in(order) for order in orders), "every producer has begun", 20)
         arriving = asyncio.create_task(self.arrive(runs))
         try:
             await self.disturb()

@@ -115,6 +115,15 @@ class World:
             found: bytes | None = await client.hget((await self.keys(client)).of(run).run(run), "status")
         return found.decode() if found else ""
 
+    async def ownership(self, run: str) -> str:
+        """What the server knows of a run's owner and of the passes over its partition; for failure messages."""
+        async with self.client() as client:
+            keys = (await self.keys(client)).of(run)
+            meta = await client.hmget(keys.meta, "seen", "quiet")
+            until_ms = await client.zscore(keys.owners, run)
+            seconds, _ = await client.time()
+            return f"{run}: {await client.hgetall(keys.run(run))}, seen and quiet {meta}, owned to {until_ms}, now {seconds}"
+
     # Gateways.
 
     def start_gateway(self, port: int) -> None:
