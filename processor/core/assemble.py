@@ -17,7 +17,9 @@ class Assembler:
 
     def __init__(self) -> None:
         self.attempt = 0
-        self._messages: dict[str, tuple[int, list[str]]] = {}  # ID -> attempt that opened it, its parts
+        self._messages: dict[
+            str, list[tuple[int, str]]
+        ] = {}  # ID -> parts with the attempt that wrote each, opening first
         self._open = _DEFAULT
 
     def add(self, event: Event[Any]) -> None:
@@ -26,10 +28,10 @@ class Assembler:
             self._begin(event.attempt or 0)
         elif kind == "message.started":
             self._open = str(_member(event, "message") or _DEFAULT)
-            self._messages.setdefault(self._open, (event.attempt or 0, []))
+            self._messages.setdefault(self._open, [(event.attempt or 0, "")])
         elif kind == "message.delta" and not self._is_old(event):
             message = str(_member(event, "message") or self._open)
-            self._messages.setdefault(message, (event.attempt or 0, []))[1].append(event.text)
+            self._messages.setdefault(message, []).append((event.attempt or 0, event.text))
 
     def restart(self) -> None:
         """Forgets everything: the history was rewritten."""
@@ -38,7 +40,8 @@ class Assembler:
     def _begin(self, attempt: int) -> None:
         if attempt > self.attempt:
             self.attempt = attempt
-            self._messages = {id: kept for id, kept in self._messages.items() if kept[0] == 0}
+            lasting = {id: [part for part in parts if part[0] == 0] for id, parts in self._messages.items()}
+            self._messages = {id: parts for id, parts in lasting.items() if parts}
             self._open = _DEFAULT
 
     def _is_old(self, event: Event[Any]) -> bool:
@@ -47,7 +50,8 @@ class Assembler:
     @property
     def text(self) -> str:
         """Messages in the order in which they were opened, an empty line between them."""
-        return "\n\n".join("".join(parts) for _, parts in self._messages.values() if parts)
+        texts = ("".join(text for _, text in parts) for parts in self._messages.values())
+        return "\n\n".join(text for text in texts if text)
 
 
 def _member(event: Event[Any], name: str) -> object:
