@@ -29,7 +29,7 @@ from processor.cli.up import up
 from processor.core.errors import TailraceError
 from processor.observe.logs import configure
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "run"]
 
 # what the parser raises. typer carries its own copy of click since 0.26, so the class is found through a subclass
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -101,10 +101,11 @@ app.add_typer(namespaces, name="namespaces", rich_help_panel="Operate")
 def main(argv: Sequence[str] | None = None) -> None:
     """The console script. Ends the process with the code of `tailrace --help`'s last lines."""
     words = hoist(sys.argv[1:] if argv is None else argv)
-    sys.exit(_run(words))
+    sys.exit(run(words))
 
 
-def _run(words: list[str]) -> int:
+def run(words: list[str]) -> int:
+    """One command in this process; its exit code. words: what hoist gave."""
     # what the root callback would make of them, for errors that come before it has run
     out = Output(Options(json="--json" in words, color="--no-color" not in words))
     try:

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import fcntl
+import io
 import json
+import logging
 import os
 import pty
 import signal
 import subprocess
 import sys
+import tempfile
 import termios
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
+import structlog
 
+from processor.cli.main import run
+from processor.cli.options import hoist
 from tests.support.program import ROOT, Program
 from tests.support.servers import TestServer
 from tests.support.until import until
@@ -62,6 +72,44 @@ class Cli:
         program = self.begin(*args, env=env, stdin=stdin)
         code = await program.ended(deadline)
         return Ended(code, program.out, program.err)
+
+    async def here(self, *args: str, env: Mapping[str, str | None] | None = None, stdin: bytes = b"") -> Ended:
+        """The same in this process, on a thread: for what a test needs around its subject. A process costs 0.4 s."""
+        environ = {**CLEAN, **({"TAILRACE_REDIS_URL": self.url} if self.url else {}), **(env or {})}
+        return await asyncio.to_thread(_here, args, environ, self.folder, stdin)
+
+
+def _here(args: tuple[str, ...], environ: Mapping[str, str | None], folder: Path, stdin: bytes) -> Ended:
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.dict(os.environ))
+        for name, value in environ.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        given = stack.enter_context(tempfile.TemporaryFile())
+        given.write(stdin)
+        given.seek(0)
+        stack.enter_context(mock.patch.object(sys, "stdin", given))
+        stack.enter_context(contextlib.chdir(folder))
+        stack.enter_context(contextlib.redirect_stdout(out))
+        stack.enter_context(contextlib.redirect_stderr(err))
+        stack.enter_context(_own_logs())
+        code = run(hoist(args))
+    said = [stream.buffer.getvalue().decode() for stream in (out, err)]
+    return Ended(code, said[0], said[1])
+
+
+@contextmanager
+def _own_logs() -> Iterator[None]:
+    """A command sets up its process's logs; this process has its own."""
+    root = logging.getLogger()
+    before, level, config = root.handlers, root.level, structlog.get_config()
+    try:
+        yield
+    finally:
+        root.handlers, root.level = before, level
+        structlog.configure(**config)
 
 
 class Terminal:

@@ -83,7 +83,7 @@ async def test_too_old_and_wrong_settings(lone_cli: Cli) -> None:
         ended = await lone_cli("doctor", env={"TAILRACE_REDIS_URL": url})
     assert ended.code == 1
     assert "is Redis 6.0.16; tailrace needs Redis 7.0" in ended.out
-    wrong = await lone_cli("doctor", env={"TAILRACE_PORT": "x"})
+    wrong = await lone_cli.here("doctor", env={"TAILRACE_PORT": "x"})
     assert (wrong.code, _statuses(wrong)["settings"]) == (1, "FAIL")
 
 

@@ -12,7 +12,7 @@ async def test_one_event(cli: Cli) -> None:
     assert (ended.code, ended.err) == (0, "")
     (record,) = ended.records
     assert (record["run"], record["type"], record["id"].split("-")[0]) == ("order-1", "order.paid", "1")
-    replayed = await cli("replay", "order-1", "--speed", "max")
+    replayed = await cli.here("replay", "order-1", "--speed", "max")
     assert replayed.out == (
         f'{{"id":"{record["id"]}","run":"order-1","type":"order.paid","labels":{{"user":"ada"}},'
         '"data":{"cents": 5.00, "cents": 1e400}}\n'
@@ -24,7 +24,7 @@ async def test_events_from_stdin(cli: Cli) -> None:
     lines = b'{"type":"a.b","data":[1, 2]}\r\n\n{"type":"c.d","labels":{"x":"y"}}'
     ended = await cli("emit", "r", "-", stdin=lines)
     assert [r["type"] for r in ended.records] == ["a.b", "c.d"]
-    replayed = (await cli("replay", "r", "--speed", "max")).records
+    replayed = (await cli.here("replay", "r", "--speed", "max")).records
     assert [e.get("data") for e in replayed] == [[1, 2], None]
 
 
@@ -45,23 +45,23 @@ async def test_events_go_out_as_they_come(cli: Cli) -> None:
 
 async def test_a_bad_line_is_named(cli: Cli) -> None:
     """What came before a bad line's batch stays; the fault is told by line, with HTTP's slug."""
-    ended = await cli("emit", "r", "-", stdin=b'{"type":"a.b"}\n{"type":"a.b","extra":1}\n')
+    ended = await cli.here("emit", "r", "-", stdin=b'{"type":"a.b"}\n{"type":"a.b","extra":1}\n')
     assert ended.code == 2
     assert ended.err.startswith("error[bad-event]: line 2: ")
     assert "extra" in ended.err
-    broken = await cli("emit", "r", "-", "--json", stdin=b"{\n")
+    broken = await cli.here("emit", "r", "-", "--json", stdin=b"{\n")
     assert json.loads(broken.err)["error"] == "bad-json"
 
 
 async def test_limits(cli: Cli) -> None:
     """An event over 64 KiB is refused as over HTTP."""
-    ended = await cli("emit", "r", "a.b", "-", stdin=json.dumps("x" * 70_000).encode())
+    ended = await cli.here("emit", "r", "a.b", "-", stdin=json.dumps("x" * 70_000).encode())
     assert (ended.code, ended.err.split(":")[0]) == (2, "error[event-too-large]")
 
 
 async def test_a_refusal_tells_what_was_appended(cli: Cli) -> None:
     """Events before the refused one are told with their IDs."""
-    ended = await cli("emit", "r", "-", stdin=b'{"type":"a.b"}\n{"type":"run.finished"}\n{"type":"a.b"}\n')
+    ended = await cli.here("emit", "r", "-", stdin=b'{"type":"a.b"}\n{"type":"run.finished"}\n{"type":"a.b"}\n')
     assert ended.code == 4
     assert [r["type"] for r in ended.records] == ["a.b", "run.finished"]
     assert ended.err.startswith("error[closed]: run r ended as succeeded")
@@ -69,6 +69,6 @@ async def test_a_refusal_tells_what_was_appended(cli: Cli) -> None:
 
 async def test_namespaces_are_apart(cli: Cli) -> None:
     """--namespace before or behind the command means another set of runs, made by its first writer."""
-    await cli("emit", "r", "a.b", "--namespace", "team-a")
+    await cli.here("emit", "r", "a.b", "--namespace", "team-a")
     assert (await cli("--namespace=team-a", "runs")).records[0]["run"] == "r"
-    assert (await cli("runs")).out == ""
+    assert (await cli.here("runs")).out == ""

@@ -12,7 +12,7 @@ from tests.support.until import until
 
 
 async def _events(cli: Cli, run: str) -> list[dict[str, Any]]:
-    return (await cli("replay", run, "--speed", "max")).records
+    return (await cli.here("replay", run, "--speed", "max")).records
 
 
 async def test_a_program_becomes_a_run(cli: Cli) -> None:
@@ -47,7 +47,7 @@ async def test_no_such_program(cli: Cli) -> None:
     """127, as shells say it, and no run."""
     ended = await cli("exec", "--", "no-such-program")
     assert (ended.code, ended.err.split("\n")[0]) == (127, "error[usage]: there is no program 'no-such-program'.")
-    assert (await cli("runs")).out == ""
+    assert (await cli.here("runs")).out == ""
 
 
 async def test_signals_pass_through(cli: Cli) -> None:
@@ -76,7 +76,7 @@ async def test_cancel_ends_the_program(cli: Cli) -> None:
     """`tailrace cancel` of the run is SIGTERM to the program."""
     program = cli.begin("exec", "--run", "a", "--", "sh", "-c", "echo ready; exec sleep 60")
     await program.says("ready")
-    await cli("cancel", "a", "--reason", "enough")
+    await cli.here("cancel", "a", "--reason", "enough")
     assert await program.ended() == 128 + signal.SIGTERM
     last = (await _events(cli, "a"))[-1]
     assert (last["type"], last["data"]["reason"]) == ("run.cancelled", "enough")
@@ -107,7 +107,7 @@ async def test_nobody_reads_our_output(cli: Cli) -> None:
     await shell.ended()
 
     async def ended() -> bool:
-        return '"succeeded"' in (await cli("runs")).out
+        return '"succeeded"' in (await cli.here("runs")).out
 
     await until(ended, "the run succeeded", 15)
     logs = [e for e in await _events(cli, "a") if e["type"] == "log"]

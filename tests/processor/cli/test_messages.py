@@ -41,7 +41,7 @@ async def test_server_unreachable(lone_cli: Cli) -> None:
 async def test_server_too_old(lone_cli: Cli) -> None:
     """Redis 6 is named with what is needed and why."""
     async with impostor(REDIS_6) as url:
-        ended = await lone_cli("start", "answer", env={"REDIS_URL": url})
+        ended = await lone_cli.here("start", "answer", env={"REDIS_URL": url})
     assert ended.code == 5
     assert ended.err == (
         f"error[server-too-old]: {url} is Redis 6.0.16; tailrace needs Redis 7.0 or Valkey 8 (it uses sharded PubSub).\n"
@@ -52,7 +52,7 @@ async def test_server_too_old(lone_cli: Cli) -> None:
 async def test_server_evicting(lone_cli: Cli) -> None:
     """An evicting server is refused in full words; accepted, it is used."""
     with running("valkey", ["--maxmemory", "2gb", "--maxmemory-policy", "allkeys-lru"]) as server:
-        ended = await lone_cli("emit", "r", "a.b", env={"TAILRACE_REDIS_URL": server.url})
+        ended = await lone_cli.here("emit", "r", "a.b", env={"TAILRACE_REDIS_URL": server.url})
         assert ended.code == 5
         assert ended.err == (
             f"error[server-evicting]: {server.url} has maxmemory-policy allkeys-lru and 2.0 GiB: "
@@ -61,22 +61,22 @@ async def test_server_evicting(lone_cli: Cli) -> None:
             "To accept the loss: TAILRACE_ALLOW_EVICTION=1; readers then see `gap`.\n"
         )
         accepted = {"TAILRACE_REDIS_URL": server.url, "TAILRACE_ALLOW_EVICTION": "1"}
-        assert (await lone_cli("emit", "r", "a.b", env=accepted)).code == 0
+        assert (await lone_cli.here("emit", "r", "a.b", env=accepted)).code == 0
 
 
 async def test_server_full(lone_cli: Cli) -> None:
     """A full server takes nothing and is read all the same."""
     with running("valkey") as server:
         env = {"TAILRACE_REDIS_URL": server.url}
-        assert (await lone_cli("emit", "r", "a.b", env=env)).code == 0
+        assert (await lone_cli.here("emit", "r", "a.b", env=env)).code == 0
         client = server.client()
         client.config_set("maxmemory", 1 << 20)
         client.close()
-        refused = await lone_cli("emit", "r", "a.b", env=env)
+        refused = await lone_cli.here("emit", "r", "a.b", env=env)
         assert refused.code == 5
         assert refused.err.startswith("error[server-full]: ")
         assert "of its 1.0 MiB (maxmemory) and refuses writes.\n  Raise maxmemory" in refused.err
-        assert [r["run"] for r in (await lone_cli("runs", env=env)).records] == ["r"]
+        assert [r["run"] for r in (await lone_cli.here("runs", env=env)).records] == ["r"]
 
 
 async def test_port_taken(cli: Cli) -> None:
@@ -97,8 +97,8 @@ async def test_port_taken(cli: Cli) -> None:
 
 async def test_run_closed(cli: Cli) -> None:
     """A run that has ended takes nothing, and says how it ended."""
-    await cli("emit", "r", "-", stdin=b'{"type":"a.b"}\n{"type":"run.finished","data":{"result":1}}\n')
-    ended = await cli("emit", "r", "message.delta", '{"text": "x"}')
+    await cli.here("emit", "r", "-", stdin=b'{"type":"a.b"}\n{"type":"run.finished","data":{"result":1}}\n')
+    ended = await cli.here("emit", "r", "message.delta", '{"text": "x"}')
     assert ended.code == 4
     assert ended.err.startswith("error[closed]: run r ended as succeeded")
     assert (
@@ -109,7 +109,7 @@ async def test_run_closed(cli: Cli) -> None:
 
 async def test_bad_name(cli: Cli) -> None:
     """What is wrong with a run's ID is told by character and place, with a name that would do."""
-    ended = await cli("emit", "acme/shop#12", "a.b")
+    ended = await cli.here("emit", "acme/shop#12", "a.b")
     assert ended.code == 2
     assert ended.err == (
         'error[bad-name]: run ID "acme/shop#12" has "/" (5th character) and "#" (10th character). '
@@ -120,7 +120,7 @@ async def test_bad_name(cli: Cli) -> None:
 
 async def test_why_it_waits(cli: Cli, terminal: Callable[..., Terminal]) -> None:
     """A queued run says for whom it waits, in show and at its start."""
-    started = await cli("start", "answer", '{"prompt": "why?"}', "--id", "01k9x4")
+    started = await cli.here("start", "answer", '{"prompt": "why?"}', "--id", "01k9x4")
     assert (started.code, started.records[0]["status"]) == (0, "queued")
     assert started.err == '01k9x4  queued, waits for a worker: none that has task "answer" is alive\n'
     shown = terminal("show", "01k9x4", env={"TAILRACE_REDIS_URL": cli.url})
@@ -144,9 +144,9 @@ async def test_settings_error(lone_cli: Cli) -> None:
 
 async def test_unknown_run_and_namespace(cli: Cli) -> None:
     """What is not there is exit code 3."""
-    run = await cli("show", "nobody")
+    run = await cli.here("show", "nobody")
     assert (run.code, run.err.split(":")[0]) == (3, "error[unknown-run]")
-    namespace = await cli("runs", "--namespace", "nobody")
+    namespace = await cli.here("runs", "--namespace", "nobody")
     assert namespace.code == 3
     assert namespace.err == (
         "error[unknown-namespace]: there is no namespace 'nobody' at this server.\n"
@@ -159,7 +159,7 @@ async def test_denied(lone_cli: Cli) -> None:
     with running("valkey") as server:
         admin = server.client()
         admin.config_set("requirepass", "right")
-        ended = await lone_cli("runs", env={"TAILRACE_REDIS_URL": server.url})
+        ended = await lone_cli.here("runs", env={"TAILRACE_REDIS_URL": server.url})
         admin.config_set("requirepass", "")
         admin.close()
     assert (ended.code, ended.err.split(":")[0]) == (6, "error[server-denied]")
@@ -191,7 +191,7 @@ async def test_denied(lone_cli: Cli) -> None:
 )
 async def test_wrong_usage(lone_cli: Cli, args: list[str], said: str) -> None:
     """What cannot be understood is exit code 2, whether a server is there or not, and says what to give."""
-    ended = await lone_cli(*args, env={"TAILRACE_REDIS_URL": "redis://localhost:1"})
+    ended = await lone_cli.here(*args, env={"TAILRACE_REDIS_URL": "redis://localhost:1"})
     assert ended.code == (2 if args[:3] != ["emit", "r", "a.b"] else 5), ended.err
     if ended.code == 2:
         assert said in ended.err
@@ -214,17 +214,17 @@ async def test_address_of_an_up_that_was_killed(cli: Cli, tmp_path: Path) -> Non
     await up.says('"url"')
     up.kill()
     assert (tmp_path / ".tailrace" / "server.json").exists()
-    ended = await cli("runs")
+    ended = await cli.here("runs")
     assert (ended.code, ended.err.split(":")[0]) == (5, "error[not-configured]")
     again = cli.begin("up", "--port", "0")
     await again.says('"url"')
-    assert (await cli("runs")).code == 0
+    assert (await cli.here("runs")).code == 0
     await until(lambda: again.process.poll() is None, "it stays")
 
 
 async def test_no_password_is_told(lone_cli: Cli, server: TestServer) -> None:
     """Neither messages nor settings show a password."""
-    ended = await lone_cli("runs", "--redis-url", "redis://user:secret@localhost:1/0")
+    ended = await lone_cli.here("runs", "--redis-url", "redis://user:secret@localhost:1/0")
     assert "redis://user:***@localhost:1/0" in ended.err
     assert "--redis-url" in ended.err
     shown = await lone_cli("settings", "--redis-url", "redis://user:secret@localhost:1/0")

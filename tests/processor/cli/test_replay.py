@@ -15,7 +15,7 @@ from tests.support.servers import TestServer
 async def recorded(cli: Cli, server: TestServer) -> str:
     """A run of four events: at 0, 200, 400 and 1200 ms."""
     lines = b'{"type":"a.one"}\n{"type":"a.two"}\n{"type":"b.three"}\n{"type":"run.finished","data":{"result":1}}\n'
-    await cli("emit", "recorded", "-", stdin=lines)
+    await cli.here("emit", "recorded", "-", stdin=lines)
     client: Any = server.client()
     (feed,) = client.keys("*feed:recorded")
     (run,) = client.keys("*run:recorded")
@@ -45,7 +45,7 @@ async def test_part_of_a_run(cli: Cli, recorded: str) -> None:
     """--from and --to take a number, an id or a time; both ends are included."""
 
     async def seqs(*args: str) -> list[int]:
-        ended = await cli("replay", recorded, "--speed", "max", *args)
+        ended = await cli.here("replay", recorded, "--speed", "max", *args)
         return [int(e["id"].split("-")[0]) for e in ended.records]
 
     assert await seqs("--from", "2", "--to", "3") == [2, 3]
@@ -72,19 +72,19 @@ async def test_what_is_gone_is_told(cli: Cli, recorded: str, server: TestServer)
     client: Any = server.client()
     (feed,) = client.keys("*feed:recorded")
     client.xdel(feed, "1-1795506276000", "2-1795506276200")
-    first = (await cli("replay", recorded, "--speed", "max")).records[0]
+    first = (await cli.here("replay", recorded, "--speed", "max")).records[0]
     assert (first["type"], first["data"]["from"], first["data"]["to"]) == ("tailrace.gap", 1, 2)
     assert (first["data"]["reason"], first["data"]["snapshot"]["status"]) == ("trimmed", "succeeded")
     client.delete(feed)
     client.close()
-    (gap,) = (await cli("replay", recorded)).records
+    (gap,) = (await cli.here("replay", recorded)).records
     assert (gap["data"]["from"], gap["data"]["to"], gap["data"]["reason"]) == (1, 4, "expired")
 
 
 async def test_a_run_that_goes_on(cli: Cli) -> None:
     """A living run is replayed up to now, and the command that follows it is named."""
-    await cli("emit", "r", "a.b")
-    ended = await cli("replay", "r")
+    await cli.here("emit", "r", "a.b")
+    ended = await cli.here("replay", "r")
     assert (ended.code, len(ended.records)) == (0, 1)
     assert ended.err == "r is running; this was all of it so far. `tailrace tail r` goes on.\n"
 

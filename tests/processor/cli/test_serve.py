@@ -74,7 +74,7 @@ async def test_gateway_with_a_key_for_others(cli: Cli) -> None:
 
 async def test_gateway_workers(cli: Cli) -> None:
     """--workers N: several processes on one port; one that is killed is replaced; all end together."""
-    await cli("emit", "r", "a.b")
+    await cli.here("emit", "r", "a.b")
     program = cli.begin("gateway", "--port", "0", "--workers", "2")
     url = await _url(program)
 
@@ -116,13 +116,13 @@ async def test_up_keeps_its_runs_and_its_key(lone_cli: Cli, tmp_path: Path) -> N
     """A second start shows the runs of the first, and links stay valid."""
     program = lone_cli.begin("up", "--port", "0")
     await _url(program)
-    await lone_cli("emit", "r", "a.b")
+    await lone_cli.here("emit", "r", "a.b")
     key = (tmp_path / ".tailrace" / "key").read_text()
     program.send(signal.SIGTERM)
     await program.ended()
     program = lone_cli.begin("up", "--port", "0")
     await _url(program)
-    assert [r["run"] for r in (await lone_cli("runs")).records] == ["r"]
+    assert [r["run"] for r in (await lone_cli.here("runs")).records] == ["r"]
     assert (tmp_path / ".tailrace" / "key").read_text() == key
 
 
@@ -130,7 +130,7 @@ async def test_up_ends_at_once_with_open_streams(lone_cli: Cli) -> None:
     """Ctrl-C ends it within a second, with a hundred tabs open, as 130."""
     program = lone_cli.begin("up", "--port", "0")
     url = await _url(program)
-    await lone_cli("emit", "r", "a.b")
+    await lone_cli.here("emit", "r", "a.b")
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(_http(url))
         client.timeout = httpx.Timeout(30)
@@ -176,7 +176,7 @@ async def test_up_starts_its_server_again(lone_cli: Cli, tmp_path: Path) -> None
     """A server that dies comes back, and runs go on."""
     program = lone_cli.begin("up", "--port", "0")
     await _url(program)
-    await lone_cli("emit", "r", "a.b")
+    await lone_cli.here("emit", "r", "a.b")
 
     def server() -> int:
         pid: int = json.loads((tmp_path / ".tailrace" / "server.json").read_text())["server"]
@@ -185,7 +185,7 @@ async def test_up_starts_its_server_again(lone_cli: Cli, tmp_path: Path) -> None
     before = server()
     os.kill(before, signal.SIGKILL)
     await until(lambda: server() != before, "another server")
-    ended = await lone_cli("emit", "r", "c.d")
+    ended = await lone_cli.here("emit", "r", "c.d")
     assert (ended.code, ended.records[0]["type"]) == (0, "c.d")
 
 
@@ -195,7 +195,7 @@ async def test_data_dir(lone_cli: Cli, tmp_path: Path) -> None:
     await _url(program)
     assert (tmp_path / "elsewhere" / "server.json").exists()
     assert not (tmp_path / ".tailrace").exists()
-    assert (await lone_cli("runs", env={"TAILRACE_DATA_DIR": "elsewhere"})).code == 0
+    assert (await lone_cli.here("runs", env={"TAILRACE_DATA_DIR": "elsewhere"})).code == 0
 
 
 async def test_up_at_a_terminal(lone_cli: Cli, terminal: Callable[..., Terminal]) -> None:
@@ -231,14 +231,14 @@ async def test_demo_stays(lone_cli: Cli) -> None:
     await _url(program)
     run = re.search(r"#run=([0-9a-z]+)", program.out)
     assert run is not None
-    assert (await lone_cli("show", run[1][:20])).records[0]["task"] == "review"
+    assert (await lone_cli.here("show", run[1][:20])).records[0]["task"] == "review"
     began = time.monotonic()
     program.send(signal.SIGINT)
     assert await program.ended() == 130
     assert time.monotonic() - began < 2
     again = lone_cli.begin("up", "--port", "0")
     await _url(again)
-    state = (await lone_cli("show", run[1])).records[0]
+    state = (await lone_cli.here("show", run[1])).records[0]
     assert state["status"] in ("failed", "succeeded")
 
 

@@ -9,30 +9,30 @@ async def test_start_queues(cli: Cli) -> None:
     (state,) = ended.records
     assert (ended.code, state["run"], state["status"]) == (0, "chat-1~a", "queued")
     assert (state["task"], state["thread"], state["labels"]) == ("answer", "chat-1", {"user": "ada"})
-    (event,) = (await cli("replay", "chat-1~a", "--speed", "max")).records
+    (event,) = (await cli.here("replay", "chat-1~a", "--speed", "max")).records
     assert event["data"] == {"task": "answer", "input": {"prompt": "why?"}}
 
 
 async def test_the_same_start_again(cli: Cli) -> None:
     """Same id and input: the first run. Another input: refused, exit code 4."""
-    first = await cli("start", "answer", '{"a": 1, "b": 2}', "--id", "x")
-    again = await cli("start", "answer", '{"b": 2, "a": 1}', "--id", "x")
-    other = await cli("start", "answer", '{"a": 2}', "--id", "x")
+    first = await cli.here("start", "answer", '{"a": 1, "b": 2}', "--id", "x")
+    again = await cli.here("start", "answer", '{"b": 2, "a": 1}', "--id", "x")
+    other = await cli.here("start", "answer", '{"a": 2}', "--id", "x")
     assert first.records == again.records
     assert (other.code, other.err.split(":")[0]) == (4, "error[run-exists]")
 
 
 async def test_a_busy_thread(cli: Cli) -> None:
     """A thread has one active run; the second start is refused and names it."""
-    await cli("start", "answer", "--thread", "chat", "--id", "one")
-    ended = await cli("start", "answer", "--thread", "chat")
+    await cli.here("start", "answer", "--thread", "chat", "--id", "one")
+    ended = await cli.here("start", "answer", "--thread", "chat")
     assert ended.code == 4
     assert ended.err.startswith("error[busy]: run chat~one of this thread is still in progress.")
 
 
 async def test_delay(cli: Cli) -> None:
     """A delayed run says when its time comes."""
-    ended = await cli("start", "answer", "--delay", "5m")
+    ended = await cli.here("start", "answer", "--delay", "5m")
     assert ended.records[0]["waiting_for"].startswith("its time, 20")
 
 
@@ -40,6 +40,6 @@ async def test_follow(cli: Cli) -> None:
     """--follow stays to the run's end and shows its events."""
     program = cli.begin("start", "answer", "--id", "x", "--follow")
     await program.says("run.queued")
-    await cli("cancel", "x", "--reason", "enough")
+    await cli.here("cancel", "x", "--reason", "enough")
     assert await program.ended() == 1
     assert '"type":"run.cancelled","data":{"reason":"enough"}' in program.out

@@ -39,7 +39,7 @@ succeeded 42
 
 
 async def _answer(cli: Cli, run: str) -> None:
-    ended = await cli("emit", run, "-", stdin="\n".join(map(json.dumps, ANSWER)).encode())
+    ended = await cli.here("emit", run, "-", stdin="\n".join(map(json.dumps, ANSWER)).encode())
     assert ended.code == 0, ended.err
 
 
@@ -72,19 +72,19 @@ async def test_tail_at_a_terminal(cli: Cli, terminal: Callable[..., Terminal]) -
 
 async def test_tail_follows_live(cli: Cli) -> None:
     """What is appended while it follows comes at once; a failed run is exit code 1."""
-    await cli("emit", "r", "a.b")
+    await cli.here("emit", "r", "a.b")
     program = cli.begin("tail", "r")
     await program.says('"a.b"')
-    await cli("emit", "r", "c.d")
+    await cli.here("emit", "r", "c.d")
     await program.says('"c.d"')
-    await cli("emit", "r", "run.failed", '{"error": "broken", "reason": "error"}')
+    await cli.here("emit", "r", "run.failed", '{"error": "broken", "reason": "error"}')
     assert await program.ended() == 1
 
 
 async def test_tail_waits_for_a_run(cli: Cli) -> None:
     """--wait gives a run time to appear."""
     program = cli.begin("tail", "later", "--wait", "30s")
-    await cli("emit", "later", "-", stdin=b'{"type":"a.b"}\n{"type":"run.finished"}\n')
+    await cli.here("emit", "later", "-", stdin=b'{"type":"a.b"}\n{"type":"run.finished"}\n')
     assert await program.ended() == 0
     assert '"a.b"' in program.out
     assert (await cli("tail", "never", "--wait", "100ms")).code == 3
@@ -106,29 +106,31 @@ async def test_tail_of_several(cli: Cli, terminal: Callable[..., Terminal]) -> N
 async def test_abbreviated_ids(cli: Cli) -> None:
     """The beginning or the end of an ID suffices when it is the only one; a whole ID is never an abbreviation."""
     for run in ("abc", "abc-1", "xyz-1"):
-        await cli("emit", run, "a.b")
-    assert [(await cli("show", text)).records[0]["run"] for text in ("abc", "abc-", "xy", "z-1")] == [
+        await cli.here("emit", run, "a.b")
+    assert [(await cli.here("show", text)).records[0]["run"] for text in ("abc", "abc-", "xy", "z-1")] == [
         "abc",
         "abc-1",
         "xyz-1",
         "xyz-1",
     ]
-    ended = await cli("show", "1")
+    ended = await cli.here("show", "1")
     assert ended.code == 2
     assert ended.err == "error[ambiguous-run]: 2 runs begin or end with '1': abc-1, xyz-1.\n  Give more of the ID.\n"
-    assert (await cli("show", "b")).code == 3
+    assert (await cli.here("show", "b")).code == 3
 
 
 async def test_runs(cli: Cli, terminal: Callable[..., Terminal]) -> None:
     """Newest change first, with filters; a table at a terminal."""
-    await cli("start", "answer", "--id", "queued-run", "--label", "user=ada")
+    await cli.here("start", "answer", "--id", "queued-run", "--label", "user=ada")
     await _answer(cli, "done-run")
     assert [r["run"] for r in (await cli("runs")).records] == ["done-run", "queued-run"]
-    assert [r["run"] for r in (await cli("runs", "--status", "queued")).records] == ["queued-run"]
-    assert [r["run"] for r in (await cli("runs", "--task", "answer", "--label", "user=ada")).records] == ["queued-run"]
-    assert [r["run"] for r in (await cli("runs", "--limit", "1")).records] == ["done-run"]
-    assert (await cli("runs", "--since", "2999-01-01")).out == ""
-    assert len((await cli("runs", "--since", "1h")).records) == 2
+    assert [r["run"] for r in (await cli.here("runs", "--status", "queued")).records] == ["queued-run"]
+    assert [r["run"] for r in (await cli.here("runs", "--task", "answer", "--label", "user=ada")).records] == [
+        "queued-run"
+    ]
+    assert [r["run"] for r in (await cli.here("runs", "--limit", "1")).records] == ["done-run"]
+    assert (await cli.here("runs", "--since", "2999-01-01")).out == ""
+    assert len((await cli.here("runs", "--since", "1h")).records) == 2
     table = terminal("runs", env={"TAILRACE_REDIS_URL": cli.url})
     assert await table.ended() == 0
     head, first, second = table.seen.splitlines()
@@ -140,17 +142,17 @@ async def test_runs(cli: Cli, terminal: Callable[..., Terminal]) -> None:
 
 async def test_runs_watch(cli: Cli) -> None:
     """--watch stays and tells each change of a lifecycle."""
-    await cli("start", "answer", "--id", "x")
+    await cli.here("start", "answer", "--id", "x")
     program = cli.begin("runs", "--watch")
     await program.says('"queued"')
-    await cli("cancel", "x")
+    await cli.here("cancel", "x")
     await program.says('"cancelled"')
     assert program.process.poll() is None
 
 
 async def test_show(cli: Cli, terminal: Callable[..., Terminal]) -> None:
     """The state as HTTP gives it; exit code 1 for a run that failed."""
-    await cli("emit", "r", "-", stdin=b'{"type":"a.b"}\n{"type":"run.failed","data":{"error":"it broke"}}\n')
+    await cli.here("emit", "r", "-", stdin=b'{"type":"a.b"}\n{"type":"run.failed","data":{"error":"it broke"}}\n')
     ended = await cli("show", "r")
     assert ended.code == 1
     assert (ended.records[0]["status"], ended.records[0]["error"]) == ("failed", "it broke")
@@ -162,20 +164,20 @@ async def test_show(cli: Cli, terminal: Callable[..., Terminal]) -> None:
 
 async def test_cancel(cli: Cli) -> None:
     """A queued run ends at once; one that had ended is told so, both with exit code 0."""
-    await cli("start", "answer", "--id", "x")
+    await cli.here("start", "answer", "--id", "x")
     first = await cli("cancel", "x", "--reason", "enough")
-    again = await cli("cancel", "x")
+    again = await cli.here("cancel", "x")
     assert [(e.code, e.records) for e in (first, again)] == [
         (0, [{"run": "x", "asked": True, "status": "cancelled"}]),
         (0, [{"run": "x", "asked": False, "status": "cancelled"}]),
     ]
-    assert (await cli("cancel", "nobody")).code == 3
+    assert (await cli.here("cancel", "nobody")).code == 3
 
 
 async def test_a_closed_pipe_ends_it_quietly(cli: Cli) -> None:
     """`tailrace tail … | head` says nothing and is no failure."""
     lines = "".join(f'{{"text":"{n}"}}\n' for n in range(3000)).encode()
-    await cli("emit", "r", "message.delta", "-", stdin=lines)
+    await cli.here("emit", "r", "message.delta", "-", stdin=lines)
     command = f"{{ {sys.executable} -m processor.cli.main replay r --speed max; echo code $? >&2; }} | head -n 1"
     shell = cli._start("sh", "-c", command, env={"TAILRACE_REDIS_URL": cli.url}, cwd=cli.folder)
     assert await shell.ended() == 0
@@ -185,7 +187,7 @@ async def test_a_closed_pipe_ends_it_quietly(cli: Cli) -> None:
 
 async def test_ctrl_c(cli: Cli, terminal: Callable[..., Terminal]) -> None:
     """Ctrl-C ends a command with 130 and without a traceback."""
-    await cli("emit", "r", "a.b")
+    await cli.here("emit", "r", "a.b")
     seen = terminal("tail", "r", env={"TAILRACE_REDIS_URL": cli.url})
     await seen.shows("a.b")
     seen.press("\x03")
