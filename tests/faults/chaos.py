@@ -8,14 +8,11 @@ import signal
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
-import structlog
-
 from tests.faults.world import World
 from tests.support.until import until
 
 __all__ = ["FAULTS", "Fault"]
 
-log = structlog.get_logger("tests.chaos")
 Fault = Callable[[World, random.Random, float], Awaitable[None]]
 TRIMMED_RUN: Final = "trimmed"
 DOOMED: Final = "doomed"  # producers with this prefix may be killed
