@@ -25,6 +25,8 @@ from processor.store.checks import Facts, check_server, size_text
 from tests.support.impostor import REDIS_6, bulk, impostor
 from tests.support.servers import Kind, TestServer, binary_of, running
 
+pytestmark = pytest.mark.holds_loop  # each test starts a server of its own
+
 
 @pytest.fixture(params=["valkey", "redis7"])
 def kind(request: pytest.FixtureRequest) -> Kind:
