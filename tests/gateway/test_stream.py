@@ -17,6 +17,7 @@ from gateway.app import Gateway
 from gateway.auth import Authorize, Grant, everyone
 from gateway.hub import Hub
 from gateway.protocol import Protocol
+from processor.client.link import link_to
 from processor.client.session import Session
 from processor.client.tailrace import Tailrace
 from processor.core.settings import Settings
@@ -294,6 +295,19 @@ async def test_permission_ends_in_time(server: TestServer, namespace: str, http:
             await stream.ends()
             assert stream.names == ["open", "-", "caught_up", "denied"]
             assert stream.named("denied")["type"] == "denied"
+            assert not stream.clean
+
+
+async def test_link_ends_in_time(server: TestServer, namespace: str, http: Any) -> None:
+    """At `exp` an open stream is told where to go on with a new link, as a new request would be."""
+    async with running(server.url, namespace, http) as site:
+        await site.feed.append("run.started")
+        link = link_to(site.session.settings, "r1", 1)
+        async with site.open("?" + link.partition("?")[2]) as stream:
+            await stream.ends()
+            problem = stream.named("denied")
+            assert (problem["type"], problem["status"]) == ("token-expired", 401)
+            assert f"?after={site.feed.ids[0]}" in problem["remedy"]
             assert not stream.clean
 
 
