@@ -105,16 +105,22 @@ class Web(uvicorn.Server):
 
     async def on(self, listener: socket.socket, tail: Tailrace) -> int:
         """Serve until SIGINT or SIGTERM; which one it was, 0 for neither. Ends lost runs although nobody asks anything."""
+        from gateway.collector import calm_collector
+
         (await tail.session()).keep_passes()
+        calm_collector()
         await self.serve(sockets=[listener])
         return self.ended_by
 
 
 def app_of_environment() -> Any:
     """The app of one of several processes, told by the environment. uvicorn imports it by name in each."""
+    from gateway.collector import calm_collector
     from processor.client.tailrace import Tailrace
     from processor.observe.logs import configure
 
     settings = Settings.from_env(os.environ, folder=Path.cwd())
     configure(settings.log, level="INFO")
-    return gateway_app(Tailrace(settings=settings), console=os.environ.get(CONSOLE_VARIABLE) == "1")
+    app = gateway_app(Tailrace(settings=settings), console=os.environ.get(CONSOLE_VARIABLE) == "1")
+    calm_collector()
+    return app
