@@ -94,7 +94,9 @@ class Model:
         self._cut(min(group.needs for group in self.groups.values()))
         if self._log_length < self.limits.log:
             return None
-        refusing = {name: group.needs for name, group in self.groups.items() if group.when_behind == "refuse"}
+        # What has gone is needed by nobody any more: groups that lack it are as far behind as the first entry.
+        behind = {name: max(group.needs, self.log_first) for name, group in self.groups.items()}
+        refusing = {name: needs for name, needs in behind.items() if self.groups[name].when_behind == "refuse"}
         if not refusing:
             self._cut(len(self.log) - (self.limits.log - math.ceil(self.limits.log / 10)))
             return None
