@@ -6,8 +6,10 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 from typing import Annotated
 
+import structlog
 import typer
 from uvicorn.supervisors import Multiprocess
 
@@ -20,6 +22,8 @@ from processor.core.settings import Settings, variable_of
 from processor.observe.logs import configure
 
 __all__ = ["gateway"]
+
+log = structlog.get_logger("tailrace.gateway")
 
 
 def gateway(
@@ -57,11 +61,17 @@ async def _check(settings: Settings) -> None:
 
 
 def _welcome(out: Output, settings: Settings) -> None:
-    out.say(f"tailrace gateway at {http_url(settings.host, settings.port)}")
-    if authorize_for(settings) is None:
-        out.say("nobody is asked who they are: it serves this machine only")
-    else:
-        out.say("links read one run each; everything else is refused")
+    """Where it listens and for whom: a sentence for people, an event for logs."""
+    url, is_open = http_url(settings.host, settings.port), authorize_for(settings) is None
+    if settings.log == "json" or (settings.log == "auto" and not sys.stderr.isatty()):
+        log.info("gateway_listening", url=url, access="everybody on this machine" if is_open else "links only")
+        return
+    out.say(f"tailrace gateway at {url}")
+    out.say(
+        "nobody is asked who they are: it serves this machine only"
+        if is_open
+        else "links read one run each; everything else is refused"
+    )
 
 
 async def _serve(settings: Settings, listener: socket.socket, *, console: bool) -> int:

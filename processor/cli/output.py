@@ -15,7 +15,16 @@ from rich.text import Text
 from processor.cli.options import Options, options_of
 from processor.core.errors import TailraceError
 
-__all__ = ["STATUS_STYLE", "ClosedPipe", "Output", "forget_stdout", "output_of", "status_text", "table_text"]
+__all__ = [
+    "STATUS_STYLE",
+    "ClosedPipe",
+    "Output",
+    "forget_stdout",
+    "harmless",
+    "output_of",
+    "status_text",
+    "table_text",
+]
 
 STATUS_STYLE = {
     "queued": "yellow",
@@ -25,6 +34,20 @@ STATUS_STYLE = {
     "failed": "red",
     "cancelled": "bright_black",
 }
+
+
+# What a terminal would obey instead of showing: events come from anywhere, and ESC could retitle or repaint the window.
+# One character for one, so that styles stay where they are: control pictures for C0 and DEL, U+FFFD for C1.
+_OBEYED = {
+    **{code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"},
+    0x7F: 0x2421,
+    **dict.fromkeys(range(0x80, 0xA0), 0xFFFD),
+}
+
+
+def harmless(text: str) -> str:
+    """The text with control characters shown instead of obeyed; LF and tab stay."""
+    return text.translate(_OBEYED)
 
 
 class ClosedPipe(Exception):
@@ -66,11 +89,11 @@ class Output:
 
     def line(self, text: str | Text = "") -> None:
         """For eyes, at a terminal."""
-        self.console.print(text if isinstance(text, Text) else Text(text))
+        self.console.print(_harmless(text))
 
     def write(self, text: str, style: str = "") -> None:
         """Text that goes on in the same line."""
-        self.console.print(Text(text, style=style), end="")
+        self.console.print(Text(harmless(text), style=style), end="")
         self.console.file.flush()
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
@@ -79,7 +102,7 @@ class Output:
     def say(self, sentence: str) -> None:
         """Talk: what happens, hints. Silent with -q."""
         if not self.options.quiet:
-            self._talk.print(Text(sentence))
+            self._talk.print(_harmless(sentence))
 
     def error(self, error: TailraceError) -> None:
         """`error[slug]: message`, then two spaces and the remedy; with --json one object. Always on stderr."""
@@ -90,16 +113,22 @@ class Output:
         text = Text.assemble((f"error[{error.code}]", "bold red"), f": {error.message}")
         if error.remedy:
             text.append("\n  " + error.remedy.replace("\n", "\n  "))
-        self._talk.print(text)
+        self._talk.print(_harmless(text))
 
 
 def output_of(ctx: typer.Context) -> Output:
     return Output(options_of(ctx))
 
 
+def _harmless(text: str | Text) -> Text:
+    whole = text if isinstance(text, Text) else Text(text)
+    whole.plain = harmless(whole.plain)
+    return whole
+
+
 def table_text(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Text:
     """Columns as wide as their widest cell. Nothing is cut: an ID or a path that is not whole is of no use."""
-    cells = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
+    cells = [[_harmless(cell) for cell in row] for row in rows]
     head = [Text(column, style="bold") for column in columns]
     widths = [max(row[place].cell_len for row in [head, *cells]) for place in range(len(columns))]
     lines = []

@@ -13,7 +13,7 @@ import typer
 from processor.cli.exits import DONE, FAILED, Usage
 from processor.cli.find import find_run
 from processor.cli.opening import opened, wait_for
-from processor.cli.output import Output, output_of
+from processor.cli.output import Output, harmless, output_of
 from processor.cli.view import View, text_of
 from processor.cli.words import parse_duration
 from processor.core.cursor import parse_cursor
@@ -104,7 +104,8 @@ async def _follow(out: Output, client: Tailrace, run: str, viewing: Viewing, aft
 def shown(out: Output, view: View, event: Event[Any], viewing: Viewing) -> None:
     """One event, as text, drawn, or as one JSON object a line."""
     if viewing.text:
-        out.raw(text_of(event).encode("utf-8", "replace"))
+        text = text_of(event)
+        out.raw((harmless(text) if out.pretty else text).encode("utf-8", "replace"))
     elif out.pretty:
         view.show(event)
     else:

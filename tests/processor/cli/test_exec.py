@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import asyncio
 import signal
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from processor.cli.exec import MAX_BYTES, MAX_LINES, Lines, _batches
 from tests.processor.cli.conftest import Cli
+from tests.support.servers import Daemon
 from tests.support.until import until
 
 
@@ -98,6 +102,26 @@ async def test_much_output(cli: Cli) -> None:
     logs = [e for e in await _events(cli, "a") if e["type"] == "log"]
     assert [line for e in logs for line in e["data"]["lines"]] == [f"line {n}" for n in range(count)]
     assert len(logs) < count / 20
+
+
+async def test_the_server_goes_away_and_comes_back(cli: Cli) -> None:
+    """The program runs on while the server is gone, and every line arrives once when it is back."""
+    with tempfile.TemporaryDirectory(prefix="tailrace-test-") as folder:
+        daemon = Daemon("valkey", Path(folder), ["--appendonly", "yes"])
+        await asyncio.to_thread(daemon.start)
+        cli.url = daemon.url
+        try:
+            code = "for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do echo line $n; sleep 0.1; done"
+            program = cli.begin("exec", "--run", "a", "--", "sh", "-c", code)
+            await program.says("line 3\n")
+            daemon.kill()
+            await program.says("line 9\n")
+            await asyncio.to_thread(daemon.start)
+            assert await program.ended() == 0, program.err
+            logs = [e for e in await _events(cli, "a") if e["type"] == "log"]
+            assert [line for e in logs for line in e["data"]["lines"]] == [f"line {n}" for n in range(1, 16)]
+        finally:
+            daemon.kill()
 
 
 async def test_nobody_reads_our_output(cli: Cli) -> None:

@@ -85,8 +85,8 @@ async def test_port_taken(cli: Cli) -> None:
     """Who holds the port is named: the process, its command, since when, and what to do."""
     before = datetime.now()
     holder = cli.begin("gateway", "--port", "0")
-    await holder.says("tailrace gateway at ")
-    port = int(holder.err.split("http://127.0.0.1:")[1].split()[0])
+    await holder.says("gateway_listening")
+    port = int(holder.err.split("http://127.0.0.1:")[1].split('"')[0])
     ended = await cli("up", "--port", str(port))
     since = {f"{moment:%H:%M}" for moment in (before, datetime.now())}
     assert ended.code == 4

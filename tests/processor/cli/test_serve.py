@@ -42,7 +42,7 @@ async def test_gateway(cli: Cli) -> None:
     """It says where it listens and that nobody is asked; runs go in and come out; SIGTERM ends it with 0."""
     program = cli.begin("gateway", "--port", "0")
     url = await _url(program)
-    await program.says("nobody is asked who they are: it serves this machine only")
+    await program.says('"access": "everybody on this machine"')
     async with _http(url) as client:
         posted = await client.post("/api/default/runs/r/events", json={"type": "a.b", "data": 1})
         assert posted.status_code == 200
@@ -51,6 +51,15 @@ async def test_gateway(cli: Cli) -> None:
         assert (await client.get("/")).status_code == 404
     program.send(signal.SIGTERM)
     assert await program.ended() == 0
+
+
+async def test_gateway_at_a_terminal(cli: Cli, terminal: Callable[..., Terminal]) -> None:
+    """A person is told in a sentence; Ctrl-C ends it."""
+    seen = terminal("gateway", "--port", "0", env={"TAILRACE_REDIS_URL": cli.url})
+    await seen.shows("tailrace gateway at http://127.0.0.1:", 20)
+    await seen.shows("nobody is asked who they are: it serves this machine only")
+    seen.press("\x03")
+    assert await seen.ended() == 130
 
 
 async def test_gateway_with_console(cli: Cli) -> None:
@@ -66,7 +75,7 @@ async def test_gateway_with_a_key_for_others(cli: Cli) -> None:
     """With a key it may listen for others: links read, everything else is refused."""
     program = cli.begin("gateway", "--host", "0.0.0.0", "--port", "0", env={"TAILRACE_JWT_KEY": "k" * 32})
     url = await _url(program)
-    await program.says("links read one run each; everything else is refused")
+    await program.says('"access": "links only"')
     async with _http(url) as client:
         assert (await client.get("/api/default/runs")).status_code in (401, 403)
         assert (await client.get("/healthz")).status_code == 200

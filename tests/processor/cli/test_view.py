@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from processor.cli.options import Options
-from processor.cli.output import Output
+from processor.cli.output import Output, table_text
 from processor.cli.view import View, text_of
 from processor.core.cursor import FeedId
 from processor.core.events import Event, compose, gap_event
@@ -101,6 +101,17 @@ def test_several_runs_write_whole_lines() -> None:
     """With a label text waits for its line to be whole, so that runs do not mix within one."""
     seen = _seen(("message.delta", {"text": "a"}), ("message.delta", {"text": "b\nc"}), ("x.y", 1), label="r1")
     assert seen == "r1 │ ab\nr1 │ c\nr1 │ x.y 1\n"
+
+
+def test_control_characters_are_shown_not_obeyed() -> None:
+    """Whoever writes events cannot repaint the terminal of whoever reads them."""
+    seen = _seen(
+        ("message.delta", {"text": "a\x1b[2Jb\x9b2Jc\r\x07"}),
+        ("log", {"level": "info", "lines": ["\x1b]0;title\x07"]}),
+        ("run.failed", {"error": "\x7f\x00"}),
+    )
+    assert seen == "a␛[2Jb�2Jc␍␇\n␛]0;title\nfailed: ␡␀\n"
+    assert table_text(("A",), [["\x1b[31m"]]).plain == "A\n␛[31m"
 
 
 def test_text_of() -> None:

@@ -150,6 +150,17 @@ async def test_runs_watch(cli: Cli) -> None:
     assert program.process.poll() is None
 
 
+async def test_runs_watch_at_a_terminal(cli: Cli, terminal: Callable[..., Terminal]) -> None:
+    """The table is drawn anew with each change; Ctrl-C ends it."""
+    await cli.here("start", "answer", "--id", "x")
+    seen = terminal("runs", "--watch", env={"TAILRACE_REDIS_URL": cli.url})
+    await seen.shows("queued")
+    await cli.here("cancel", "x")
+    await seen.shows("cancelled")
+    seen.press("\x03")
+    assert await seen.ended() == 130
+
+
 async def test_show(cli: Cli, terminal: Callable[..., Terminal]) -> None:
     """The state as HTTP gives it; exit code 1 for a run that failed."""
     await cli.here("emit", "r", "-", stdin=b'{"type":"a.b"}\n{"type":"run.failed","data":{"error":"it broke"}}\n')
