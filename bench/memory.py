@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -51,11 +52,11 @@ def _port_of_bench(process: subprocess.Popen[str]) -> int:
 
 
 def _port_of_gateway(process: subprocess.Popen[str]) -> int:
-    """From `tailrace gateway at http://127.0.0.1:<port>`."""
+    """From the event gateway_listening in its log."""
     assert process.stdout is not None
     for line in process.stdout:
-        if " at http://" in line:
-            return int(line.strip().rpartition(":")[2].rstrip("/"))
+        if "gateway_listening" in line:
+            return int(json.loads(line)["url"].rpartition(":")[2])
     raise RuntimeError(f"tailrace gateway ended with {process.wait()}")
 
 
