@@ -105,6 +105,8 @@ class Subscriber(Reader):
     # -- Reader
 
     def live(self, batch: Batch) -> bool:
+        if self.closing:
+            return True  # the last frame is on its way, and nothing follows it
         if self.full():
             return False
         self.hub.frames += batch.events
@@ -265,7 +267,7 @@ class TransportSubscriber(Subscriber):
         self._chunked = chunked
 
     def live(self, batch: Batch) -> bool:
-        if not self._chunked or self._coalesce_seconds:
+        if self.closing or not self._chunked or self._coalesce_seconds:
             return super().live(batch)
         if self._transport.get_write_buffer_size() > self._limit:
             return False
