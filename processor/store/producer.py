@@ -32,7 +32,7 @@ class Producer:
         self._loop = asyncio.get_running_loop()
         self._writers: dict[str, Writer] = {}
         self._live: dict[tuple[str, str], Writer] = {}
-        self._renamed = 0
+        self._renamed = 0  # grows with each writer that is given up, so no name is used for a run twice
         self._look_at = MANY_WRITERS
         appender.on_trouble.append(self._tell)
 
@@ -47,13 +47,12 @@ class Producer:
         ):
             known.used_at = now
             return known
-        name = self.id
         if known is not None:
             self._renamed += 1
-            name = f"{self.id}.{self._renamed}"
         if len(self._writers) >= self._look_at:
             self._forget(now)
             self._look_at = max(MANY_WRITERS, 2 * len(self._writers))
+        name = f"{self.id}.{self._renamed}" if self._renamed else self.id
         writer = self._writers[run] = self._make(Chain(run, f"p:{name}", self.appender.budget))
         return writer
 
@@ -71,9 +70,16 @@ class Producer:
         return Writer(self.appender, chain, self.buffer, self._loop.time, self._max_event_bytes)
 
     def _forget(self, now: float) -> None:
-        for run, writer in list(self._writers.items()):
-            if writer.chain.idle and now - writer.used_at >= SILENT_SECONDS:
-                del self._writers[run]
+        """The numbers of those that go are not known any more, and the server knows them: new writers have another name."""
+        unused = [
+            run
+            for run, writer in self._writers.items()
+            if writer.chain.idle and not writer.untold and now - writer.used_at >= SILENT_SECONDS
+        ]
+        for run in unused:
+            del self._writers[run]
+        if unused:
+            self._renamed += 1
 
     def _tell(self, trouble: ServerError) -> None:
         for writer in (*self._writers.values(), *self._live.values()):
