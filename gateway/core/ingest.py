@@ -261,9 +261,6 @@ def read_labels(member: Member, field: str) -> Mapping[str, str]:
         raise _bad_event(field, member.text.strip(), "is no object", "Give an object of strings.")
     labels: dict[str, str] = member.value
     check_labels(labels, field=field)
-    for name, value in labels.items():
-        if not _is_text(value):
-            raise _bad_event(f"{field}.{name}", value, "has half a surrogate pair", "Give whole characters.")
     return labels
 
 

@@ -19,7 +19,7 @@ from processor.core.cursor import FeedId, parse_cursor
 from processor.core.errors import BadEvent, IllegalEvent, RunCancelled, RunClosed, RunError, RunFailed, RunNotFound
 from processor.core.events import GAP, Draft, Event, draft, plain, text_payload, text_tail
 from processor.core.json import dumps, loads
-from processor.core.names import check_labels, check_run, check_type
+from processor.core.names import check_labels, check_name, check_run, check_type, is_text
 from processor.core.start import start_hash
 from processor.store.connection import execute, speaking_of
 from processor.store.follow import follow
@@ -356,7 +356,16 @@ class Run(Generic[R]):
         encoded = dumps(data)
         members = loads(encoded) if data is not None else {}
         members = members if isinstance(members, dict) else {}
-        task = str(members.get("task") or "")
+        task, ask = str(members.get("task") or ""), str(members.get("ask") or "")
+        if task:
+            check_name(task, "task", field="data.task")
+        if not is_text(ask):
+            raise BadEvent(
+                f"data.ask is {ask[:100]!r}, which has half a surrogate pair.",
+                remedy="Give whole characters.",
+                field="data.ask",
+                value=ask,
+            )
         return self._put(
             draft(
                 type,
@@ -365,7 +374,7 @@ class Run(Generic[R]):
                 traceparent=traceparent,
                 task=task,
                 start=start_hash(task, members.get("input") or {}) if type in ("run.queued", "run.started") else "",
-                ask=str(members.get("ask") or ""),
+                ask=ask,
                 value=dumps(members.get("value")),
                 error=dumps(members.get("error") or ""),
             )

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 
 from processor.core.errors import BadEvent, BadName
 
-__all__ = ["check_labels", "check_name", "check_namespace", "check_producer", "check_run", "check_type"]
+__all__ = ["check_labels", "check_name", "check_namespace", "check_producer", "check_run", "check_type", "is_text"]
 
 _PART = re.compile(r"[A-Za-z0-9._:-]{1,64}", re.ASCII)
 _NAMESPACE = re.compile(r"[a-z0-9][a-z0-9-]{0,40}", re.ASCII)
 _PRODUCER = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 _TYPE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", re.ASCII)
 _LABEL = re.compile(r"[A-Za-z0-9._-]{1,62}", re.ASCII)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _PART_CHARS = re.compile(r"[A-Za-z0-9._:-]", re.ASCII)
 MAX_LABELS, MAX_LABEL_BYTES, MAX_TYPE = 32, 64, 128
 
@@ -103,8 +104,13 @@ def check_type(type: str, *, field: str = "type") -> str:
     return type
 
 
+def is_text(value: object) -> bool:
+    """Whether it is a string that can be a field of the server's: half a surrogate pair has no bytes."""
+    return isinstance(value, str) and not _SURROGATE.search(value)
+
+
 def check_labels(labels: Mapping[str, str], *, field: str = "labels") -> Mapping[str, str]:
-    """At most 32, values of at most 64 bytes each. Raises BadEvent."""
+    """At most 32, values of whole characters and at most 64 bytes each. Raises BadEvent."""
     if len(labels) > MAX_LABELS:
         raise BadEvent(
             f"{field} has {len(labels)} members; at most {MAX_LABELS} are allowed.",
@@ -120,9 +126,10 @@ def check_labels(labels: Mapping[str, str], *, field: str = "labels") -> Mapping
                 field=field,
                 value=str(name),
             )
-        if not isinstance(value, str) or len(value.encode("utf-8", "surrogatepass")) > MAX_LABEL_BYTES:
+        if not is_text(value) or len(value.encode()) > MAX_LABEL_BYTES:
             raise BadEvent(
-                f"{field}.{name} is {str(value)[:100]!r}; a label is a string of at most {MAX_LABEL_BYTES} bytes.",
+                f"{field}.{name} is {str(value)[:100]!r}; a label is a string of at most {MAX_LABEL_BYTES} bytes, "
+                "without half a surrogate pair.",
                 remedy="Shorten it, or put the value into data.",
                 field=f"{field}.{name}",
                 value=str(value),

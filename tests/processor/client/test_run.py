@@ -11,6 +11,7 @@ from processor import Event, Run, Tailrace
 from processor.core.errors import (
     BadCursor,
     BadEvent,
+    BadInput,
     BadName,
     IllegalEvent,
     RunCancelled,
@@ -196,6 +197,20 @@ async def test_bad_events_are_refused(tail: Tailrace) -> None:
         run.emit("x", "y" * 70_000)
     with pytest.raises(RunNotFound):
         await run.state()
+
+
+async def test_broken_text_outside_of_data_stops_nobody(tail: Tailrace) -> None:
+    """Labels, tasks and asks that cannot be a field of the server's are refused at once; other runs' events go out."""
+    other = tail.run("other").log("at the same time")
+    run = tail.run("r")
+    with pytest.raises(BadInput, match="labels.user"):
+        run.emit("order.paid", {}, labels={"user": "\ud800"})
+    with pytest.raises(BadInput, match="task"):
+        run.emit("run.queued", {"task": "\ud800"})
+    with pytest.raises(BadInput, match=r"data\.ask"):
+        run.emit("run.waiting", {"ask": "\ud800"})
+    with anyio.fail_after(5):
+        assert (await other).startswith("1-")
 
 
 async def test_follow_goes_on_from_a_cursor(tail: Tailrace) -> None:

@@ -119,7 +119,7 @@ def test_bad_producers(name: str) -> None:
 
 
 def test_labels() -> None:
-    """At most 32 labels, names of at most 62, values of at most 64 bytes."""
+    """At most 32 labels, names of at most 62, values of at most 64 bytes, which half a surrogate pair has none of."""
     assert check_labels({"user": "é" * 32, "x" * 62: ""})
     for bad in (
         {"user": "é" * 33},
@@ -128,6 +128,7 @@ def test_labels() -> None:
         {"a b": "x"},
         {str(n): "" for n in range(33)},
         {"a": 1},
+        {"a": "\ud800"},
     ):
         with pytest.raises(BadEvent, match="labels"):
             check_labels(bad)  # type: ignore[arg-type]
