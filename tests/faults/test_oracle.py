@@ -26,6 +26,7 @@ from tests.faults.oracle import Truth, judge_accepted, judge_record, judge_truth
 from tests.faults.producers import accepted_in
 from tests.faults.subscribers import LibrarySubscriber, SseSubscriber, Subscriber
 from tests.faults.world import NAMESPACE, World, the_world
+from tests.support.servers import Kind, binary_of
 from tests.support.until import until
 
 SHORT_SECONDS = 12.0  # of faults; starting and settling take the rest of the 20
@@ -221,11 +222,11 @@ class Oracle:
         print(f"  faults: {dict(self.faults)}")
 
 
-async def _play(plan: Plan, seed: str) -> Oracle:
-    print(f"ORACLE_SEED={seed}")
+async def _play(plan: Plan, seed: str, kind: Kind = "valkey") -> Oracle:
+    print(f"ORACLE_SEED={seed} on {kind}")
     settings = {"owner_seconds": str(plan.owner_seconds), "heartbeat_seconds": "1", "subscriber_kib": "32"}
     async with (
-        the_world(gateways=2, **settings) as world,
+        the_world(kind=kind, gateways=2, **settings) as world,
         Tailrace(settings=Settings(redis_url=world.url, owner_seconds=plan.owner_seconds)) as tail,
     ):
         oracle = Oracle(world, tail, plan, seed)
@@ -248,8 +249,9 @@ async def test_soak() -> None:
     """The same for SOAK_SECONDS, ten minutes by default, with the server away for a minute again and again."""
     first = os.environ.get("ORACLE_SEED") or secrets.token_hex(4)
     end = time.monotonic() + SOAK_SECONDS
+    kinds: list[Kind] = [kind for kind in ("valkey", "redis7") if binary_of(kind)]
     seed, rounds = first, 0
     while time.monotonic() < end or not rounds:
-        await _play(LONG, seed)
+        await _play(LONG, seed, kinds[rounds % len(kinds)])
         rounds += 1
         seed = f"{first}.{rounds}"

@@ -19,7 +19,7 @@ from processor.core.keys import Keyspace, topology_key
 from tests.faults.oracle import Truth, seq_of
 from tests.faults.producers import Order
 from tests.support.program import Program
-from tests.support.servers import Daemon
+from tests.support.servers import Daemon, Kind
 from tests.support.until import until
 
 __all__ = ["NAMESPACE", "World", "free_port", "the_world"]
@@ -39,9 +39,9 @@ def free_port() -> int:
 class World:
     """Use it by `the_world`."""
 
-    def __init__(self, folder: Path, *, gateways: int, settings: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, *, kind: Kind, gateways: int, settings: Mapping[str, str]) -> None:
         self.folder = folder
-        self.server = Daemon("valkey", folder, AOF)
+        self.server = Daemon(kind, folder, AOF)
         self.url = self.server.url
         self.ports = tuple(free_port() for _ in range(gateways))
         self.gateways: dict[int, Program] = {}
@@ -204,11 +204,11 @@ async def _answers(port: int) -> bool:
 
 
 @asynccontextmanager
-async def the_world(*, gateways: int = 1, **settings: str) -> AsyncIterator[World]:
+async def the_world(*, kind: Kind = "valkey", gateways: int = 1, **settings: str) -> AsyncIterator[World]:
     """A server and gateways that answer. settings: as TAILRACE_… of all processes, without the prefix."""
     env = {f"TAILRACE_{name.upper()}": value for name, value in settings.items()}
     with tempfile.TemporaryDirectory(prefix="tailrace-world-") as folder:
-        world = World(Path(folder), gateways=gateways, settings=env)
+        world = World(Path(folder), kind=kind, gateways=gateways, settings=env)
         try:
             await world.start_server()
             for port in world.ports:
