@@ -48,8 +48,8 @@ class Message(NamedTuple):
 
 def parse_message(body: bytes) -> Message:
     """`<first seq>-<ms>` LF payloads, LF between them. Raises ValueError."""
-    head, *payloads = body.split(b"\n")
-    seq, _, ms = head.partition(b"-")
+    payloads = body.split(b"\n")
+    seq, _, ms = payloads.pop(0).partition(b"-")
     if not payloads:
         raise ValueError(f"a message without events: {body[:60]!r}")
     return Message(int(seq), int(ms), payloads)
@@ -80,10 +80,18 @@ READ_FEED = ReadFeed.FIRST
 class Splice:
     """Where a reader of a run is. `last` is the ID of the last event that it took, ZERO for none."""
 
-    __slots__ = ("last",)
+    __slots__ = ("_ms", "_seq")
 
     def __init__(self, last: FeedId) -> None:
         self.last = last
+
+    @property
+    def last(self) -> FeedId:
+        return FeedId(self._seq, self._ms)
+
+    @last.setter
+    def last(self, last: FeedId) -> None:
+        self._seq, self._ms = last
 
     def take(self, message: Message) -> Message | ReadFeed | None:
         """What of a live message is new; None if nothing is; READ_FEED if the feed has to be read first.
@@ -91,27 +99,22 @@ class Splice:
         READ_FEED answers a hole, and whatever contradicts the last event: in one history a later number never has an
         earlier ms, and a number has one ms only.
         """
-        seq, ms = self.last
-        first = message.first
-        if first == seq + 1:
-            if message.ms < ms:
-                return READ_FEED
-            self.last = message.last
+        first, ms, payloads = message
+        seq = self._seq
+        if first == seq + 1 and ms >= self._ms:
+            self._seq, self._ms = seq + len(payloads), ms
             return message
         if first > seq:
             return READ_FEED
-        if message.first + len(message.payloads) - 1 < seq:
-            return READ_FEED if message.ms > ms else None
-        if message.ms != ms:  # it holds the last event's number
+        last = first + len(payloads) - 1
+        if last < seq:
+            return READ_FEED if ms > self._ms else None
+        if ms != self._ms:  # it holds the last event's number
             return READ_FEED
-        return self._rest(message)
-
-    def _rest(self, message: Message) -> Message | None:
-        skip = self.last.seq + 1 - message.first
-        if skip >= len(message.payloads):
+        if last == seq:
             return None
-        self.last = message.last
-        return Message(message.first + skip, message.ms, message.payloads[skip:]) if skip else message
+        self._seq = last
+        return Message(seq + 1, ms, payloads[seq + 1 - first :])
 
 
 class Gap(NamedTuple):

@@ -45,6 +45,7 @@ ON_ITS_WAY_SECONDS: Final = 0.1  # a message that the hash already knows of may 
 PACE_CAP_SECONDS: Final = 0.025  # longest wait before a flush
 HELD_BYTES: Final = 4 * 1024 * 1024  # of messages that wait while a topic reads the feed
 NO_PROGRESS_SECONDS: Final = 0.05
+_LIFECYCLE: Final = b'"type":"run.'  # how the payloads begin that may end a run
 
 
 class Batch:
@@ -55,7 +56,9 @@ class Batch:
     def __init__(self, run: str, messages: Sequence[Message]) -> None:
         self.run = run
         self.messages = messages
-        self.events = sum(len(message.payloads) for message in messages)
+        self.events = len(messages[0].payloads)
+        for message in messages[1:]:
+            self.events += len(message.payloads)
         self.frames: bytes | None = None  # the gateway's, as SSE
         self.chunk: bytes | None = None  # and as a chunk of HTTP/1.1
 
@@ -330,7 +333,8 @@ class Topic:
         self.position = last.last
         if self._begun is not None:
             self._begun.set()
-        status = ENDS.get(payload_type(last.payloads[-1]))
+        payload = last.payloads[-1]
+        status = ENDS.get(payload_type(payload)) if payload.startswith(_LIFECYCLE) else None
         if status is not None:
             self.ended = status
             self._send_back()
