@@ -157,6 +157,9 @@ class Session:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if not self._opened.done():
+            self._opened.set_exception(ServerUnreachable("this Tailrace was closed before it was open."))
+            self._opened.exception()  # told to whoever waits; nobody has to
         self.topics.close()
         await self.appender.close()
         await self.server.release()

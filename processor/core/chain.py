@@ -24,7 +24,7 @@ _FINAL: Final = frozenset({"closed", "stale", "corrupt"})  # nothing that follow
 
 
 class Outcome(NamedTuple):
-    """What became of one event. word: appended duplicate hole stale closed illegal busy full exists corrupt lost.
+    """What became of one event. word: appended duplicate hole stale closed illegal busy full exists corrupt unsent.
 
     Those that were taken together share one, since making one each would cost more than all the rest of a write: `of` is
     what one of them was told.
@@ -327,6 +327,13 @@ class Chain:
         if flights or self.kept or self.pressed_at is not None:
             self._ask = True
         self._requeue([item for flight in flights for item in flight.items])
+
+    def abandon(self) -> None:
+        """Nothing is sent any more: whatever has no fate by now is `unsent`."""
+        if self.ended is None:
+            flights, self.flying = self.flying, deque()
+            self._requeue([item for flight in flights for item in flight.items])
+            self._end(Outcome("unsent"))
 
     def withdraw(self, body: object) -> None:
         """Takes back what was not sent, or whose answer is unknown: its caller was told so and must send it again."""

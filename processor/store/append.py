@@ -31,6 +31,7 @@ MAX_BYTES: Final = 1 << 20
 IN_FLIGHT: Final = 2  # four make batches small when one run streams; one leaves the server idle
 RETRY_SECONDS: Final = 0.5  # while the server is there and refuses (loading, out of memory, read-only)
 SWEEP_SECONDS: Final = 1.0
+SILENT_SWEEPS: Final = 10  # of a server that owes an answer: the way to it may be dead without anybody being told
 
 
 class Source(Protocol):
@@ -45,6 +46,9 @@ class Source(Protocol):
     def unsent(self, now: float) -> None: ...
     def broken(self) -> None: ...
     def forget(self, now: float) -> None: ...
+
+    def abandon(self) -> None:
+        """Nothing is sent any more; whoever waits is told."""
 
     @property
     def followers(self) -> Sequence[Source]:
@@ -92,6 +96,8 @@ class Appender:
         self._scheduled = False
         self._marked: set[Source] = set()  # a flush is due that sees them: to mark again, as each write does, is free
         self._closing = False
+        self._silent_sweeps = 0  # in which no answer came although one is owed
+        self._unloadable: ServerError | None = None  # why the server did not take the script
         self._lost = asyncio.Event()
         self._retry: asyncio.TimerHandle | None = None
         self._sweep: asyncio.TimerHandle | None = None
@@ -116,6 +122,9 @@ class Appender:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._wire is not None:
             self._wire.close()
+            self._wire = None
+        for source in self._sources:
+            source.abandon()
 
     def _start(self, coroutine: Any) -> None:
         task: asyncio.Task[None] = self._loop.create_task(coroutine)
@@ -129,6 +138,8 @@ class Appender:
 
     def _use(self, keys: Keyspace) -> None:
         self._keys = keys
+        for lane in self._lanes:
+            lane.ready.clear()  # answers that are still to come fill it again
         self._lanes = [_Lane(p) for p in range(len(keys.partitions))]
         self._marked.clear()
 
@@ -143,6 +154,9 @@ class Appender:
     def mark(self, source: Source) -> None:
         """The source has something to send."""
         if source in self._marked:
+            return
+        if self._closing:
+            source.abandon()
             return
         self._marked.add(source)
         self._sources[source] = None
@@ -200,7 +214,10 @@ class Appender:
 
     def _on_reply(self, reply: Any) -> None:
         call = self._calls.popleft()
+        self._silent_sweeps = 0
         if call is None:
+            refused = isinstance(reply, hiredis.ReplyError)
+            self._unloadable = server_error(str(reply), self._address.url) if refused else None
             return
         call.lane.in_flight -= 1
         if isinstance(reply, hiredis.ReplyError):
@@ -234,7 +251,10 @@ class Appender:
         self._return(call)
         if str(error).startswith("NOSCRIPT"):
             self._load_script()
-            self._fill(call.lane)
+            if self._unloadable is not None:
+                self._in_trouble(self._unloadable)
+            else:
+                self._fill(call.lane)
             return
         self._in_trouble(server_error(str(error), self._address.url))
 
@@ -282,6 +302,10 @@ class Appender:
 
     def _on_lost(self, error: BaseException | None) -> None:
         self._wire = None
+        self._silent_sweeps, self._unloadable = 0, None
+        if self._retry is not None:  # else it would say that all is well again
+            self._retry.cancel()
+            self._retry = None
         self._calls.clear()
         for lane in self._lanes:
             lane.in_flight = 0
@@ -308,6 +332,8 @@ class Appender:
     def _sweep_sources(self) -> None:
         now = self._loop.time()
         if self._wire is not None:
+            self._look_for_silence(self._wire)
+        if self._wire is not None:
             for source in list(self._sources):
                 source.forget(now)
                 if source.idle:
@@ -315,6 +341,13 @@ class Appender:
                 elif source.wants:
                     self.mark(source)  # whoever paused
         self._sweep = self._loop.call_later(SWEEP_SECONDS, self._sweep_sources)
+
+    def _look_for_silence(self, wire: Wire) -> None:
+        """Counted in sweeps, so that time in which the loop was held is not the server's."""
+        self._silent_sweeps += bool(self._calls)
+        if self._silent_sweeps >= SILENT_SWEEPS:
+            wire.close()
+            self._on_lost(TimeoutError(f"no answer within {SILENT_SWEEPS * SWEEP_SECONDS:g} s"))
 
 
 def as_unreachable(error: ServerError) -> ServerError:

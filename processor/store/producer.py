@@ -11,7 +11,7 @@ from processor.core.chain import Chain, Outcome
 from processor.core.errors import ServerError, ServerUnreachable
 from processor.core.events import Draft
 from processor.store.append import Appender
-from processor.store.writer import Buffer, Posted, Sent, Writer
+from processor.store.writer import Buffer, Posted, Sent, Writer, refusal
 
 __all__ = ["Producer"]
 
@@ -120,7 +120,10 @@ class Producer:
         await sent[-1].settled()
         for one in sent:
             await one.settled()
-        return [one.outcome for one in sent if one.outcome is not None]
+        outcomes = [one.outcome for one in sent if one.outcome is not None]
+        if outcomes[-1].word == "unsent":
+            raise refusal(writer.chain.run, sent[-1].draft.type, outcomes[-1])
+        return outcomes
 
     async def _bounded(self, outcomes: Awaitable[list[Outcome]]) -> list[Outcome]:
         """Waits five seconds at most, and not at all for a server that refuses writes."""

@@ -62,9 +62,8 @@ def refusal(run: str, type: str, outcome: Outcome) -> TailraceError:
         )
     if outcome.word == "exists":
         return RunExists(f"run {run} was started with another task or input.", remedy="Choose another id.", run=run)
-    if outcome.word == "lost":
-        first, _, last = detail.partition(" ")
-        return EventsLost(run, int(first), int(last))
+    if outcome.word == "unsent":
+        return ServerUnreachable(f"run {run}: {type} was not sent, or not answered, before its Tailrace was closed.")
     return RunCorrupt(f"run {run}: its hash and its feed do not belong together; {type} was not added.", run=run)
 
 
@@ -306,6 +305,13 @@ class Posted:
 
     def forget(self, now: float) -> None:
         """Nothing is kept: the client does that."""
+
+    def abandon(self) -> None:
+        self._waiting = False
+        if not self.outcomes.done():
+            self.outcomes.set_exception(
+                ServerUnreachable(f"run {self.run}: its Tailrace was closed; the outcome is unknown.")
+            )
 
     @property
     def wants(self) -> bool:
