@@ -25,6 +25,7 @@ from starlette.routing import Mount, Route
 
 from gateway.app import Gateway
 from gateway.auth import everyone
+from gateway.collector import calm_collector
 from gateway.protocol import Protocol
 from gateway.response import FeedResponse
 from processor.client.tailrace import Tailrace
@@ -96,6 +97,7 @@ async def _serve(kind: str, url: str) -> None:
             access_log=False,
         )
         await tail.session()
+        calm_collector()  # as `tailrace gateway` does
         print(listening.getsockname()[1], flush=True)
         await uvicorn.Server(config).serve(sockets=[listening])
 

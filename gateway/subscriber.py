@@ -157,9 +157,13 @@ class Subscriber(Reader):
         try:
             while True:
                 if body := self._take_waiting():
-                    await self._send_body(body)
-                elif self.closing or self.attached:
+                    self.touched = self.hub.tick
+                    await self._send({"type": "http.response.body", "body": body, "more_body": True})
+                elif self.closing:
                     break
+                elif self.attached:
+                    if not await self._more_comes():
+                        break
                 else:
                     await self._catch_up()
         except OSError as error:
@@ -169,6 +173,10 @@ class Subscriber(Reader):
             self._worker = None
         if self.closing:
             self.wake()
+
+    async def _more_comes(self) -> bool:
+        """Whether the worker is still needed, now that nothing waits."""
+        return False
 
     def _take_waiting(self) -> bytes:
         """What has to go out before anything that is read from the feed."""
@@ -292,7 +300,7 @@ class TransportSubscriber(Subscriber):
         self.touched = self.hub.tick
 
     def heartbeat(self) -> None:
-        if not self._transport.get_write_buffer_size():
+        if not self.closing and not self._transport.get_write_buffer_size():
             self.write(sse.HEARTBEAT)
 
     def break_off(self, frames: bytes) -> None:
@@ -305,9 +313,13 @@ class TransportSubscriber(Subscriber):
 
 
 class SendSubscriber(Subscriber):
-    """Sends through ASGI, under any server."""
+    """Sends through ASGI, under any server.
 
-    __slots__ = ("_queue", "_queued")
+    Its worker stays until a heartbeat shows that nothing has come for long: a new task for each frame costs as much as
+    all the rest but the system call.
+    """
+
+    __slots__ = ("_beats", "_more", "_queue", "_queued")
 
     def __init__(
         self, topic: Topic, cursor: FeedId, hub: Hub, send: Send, *, limit: int, coalesce_seconds: float = 0.0
@@ -315,23 +327,61 @@ class SendSubscriber(Subscriber):
         super().__init__(topic, cursor, hub, send, limit=limit, coalesce_seconds=coalesce_seconds)
         self._queue: deque[bytes] = deque()
         self._queued = 0
+        self._more: asyncio.Future[None] | None = None  # the worker waits for it
+        self._beats = False  # the last bytes were a heartbeat
+
+    def live(self, batch: Batch) -> bool:
+        if self.closing or self._coalesce_seconds:
+            return super().live(batch)
+        if self._queued > self._limit:
+            return False
+        frames = batch.frames or _frames(batch)
+        self.hub.frames += batch.events
+        self._beats = False
+        self._queue.append(frames)
+        self._queued += len(frames)
+        self.start_worker()
+        return True
+
+    def start_worker(self) -> None:
+        more, self._more = self._more, None
+        if more is None:
+            super().start_worker()
+        elif not more.done():
+            more.set_result(None)
+
+    async def _more_comes(self) -> bool:
+        if self._beats:
+            return False
+        self._more = asyncio.get_running_loop().create_future()
+        await self._more
+        return True
+
+    async def _leave(self) -> None:
+        self.closing = True
+        if self._more is not None:
+            self.start_worker()
+        await super()._leave()
 
     def full(self) -> bool:
         return self._queued > self._limit
 
     def write(self, frames: bytes) -> None:
+        self._beats = frames is sse.HEARTBEAT
         self._queue.append(frames)
         self._queued += len(frames)
         self.start_worker()
 
     def _take_waiting(self) -> bytes:
+        if not self._queue:
+            return super()._take_waiting()
         body = b"".join(self._queue)
         self._queue.clear()
         self._queued = 0
-        return body or super()._take_waiting()
+        return body
 
     def heartbeat(self) -> None:
-        if self._worker is None:
+        if not self.closing and (self._worker is None or self._more is not None):
             self.write(sse.HEARTBEAT)
 
     def break_off(self, frames: bytes) -> None:
