@@ -241,13 +241,14 @@ async def execute(redis: Redis, *command: bytes | str | int) -> Any:
 
 async def uncancelled(call: Awaitable[T]) -> T:
     """What a call of redis-py gives, cancellation included: it uses wait_for, and Python 3.11's swallows a cancellation
-    that comes in the same turn of the loop as the result."""
+    that comes in the same turn of the loop as the result, which may be an error such as NOSCRIPT."""
     task = asyncio.current_task()
     before = task.cancelling() if task is not None else 0
-    result = await call
-    if task is not None and task.cancelling() > before:
-        raise asyncio.CancelledError
-    return result
+    try:
+        return await call
+    finally:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 @contextmanager
