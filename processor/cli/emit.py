@@ -121,14 +121,17 @@ async def _chunks() -> AsyncIterator[bytes]:
     loop = asyncio.get_running_loop()
     chunks: asyncio.Queue[bytes] = asyncio.Queue()
     room = threading.Semaphore(2)  # reading ahead of the server is of no use
+    descriptor = sys.stdin.fileno()
 
     def read() -> None:
-        while True:
+        chunk = b"?"
+        while chunk:
             room.acquire()
-            chunk = os.read(sys.stdin.fileno(), READ_BYTES)
-            loop.call_soon_threadsafe(chunks.put_nowait, chunk)
-            if not chunk:
-                return
+            try:
+                chunk = os.read(descriptor, READ_BYTES)
+                loop.call_soon_threadsafe(chunks.put_nowait, chunk)
+            except (OSError, RuntimeError):
+                return  # stdin or the loop is closed: the command has ended before its input did
 
     threading.Thread(target=read, name="stdin", daemon=True).start()
     while chunk := await chunks.get():

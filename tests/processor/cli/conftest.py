@@ -38,6 +38,13 @@ CLEAN = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is tested here runs in processes of its own; starting them takes this loop's time, as much as the machine asks."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker("holds_loop")
+
+
 @dataclass(frozen=True)
 class Ended:
     """What a command left behind."""

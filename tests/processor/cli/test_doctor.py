@@ -66,7 +66,6 @@ async def test_without_any_server(lone_cli: Cli) -> None:
     assert "no server is known" in ended.out
 
 
-@pytest.mark.holds_loop  # starts a server of its own
 async def test_all_that_is_wrong_at_once(lone_cli: Cli) -> None:
     """An evicting server that also keeps nothing is told both, and a wrong variable besides."""
     extra = ["--maxmemory", "1gb", "--maxmemory-policy", "allkeys-lru", "--appendonly", "no"]

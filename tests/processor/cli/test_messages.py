@@ -49,7 +49,6 @@ async def test_server_too_old(lone_cli: Cli) -> None:
     )
 
 
-@pytest.mark.holds_loop  # starts a server of its own
 async def test_server_evicting(lone_cli: Cli) -> None:
     """An evicting server is refused in full words; accepted, it is used."""
     with running("valkey", ["--maxmemory", "2gb", "--maxmemory-policy", "allkeys-lru"]) as server:
@@ -65,7 +64,6 @@ async def test_server_evicting(lone_cli: Cli) -> None:
         assert (await lone_cli.here("emit", "r", "a.b", env=accepted)).code == 0
 
 
-@pytest.mark.holds_loop  # starts a server of its own
 async def test_server_full(lone_cli: Cli) -> None:
     """A full server takes nothing and is read all the same."""
     with running("valkey") as server:
@@ -156,7 +154,6 @@ async def test_unknown_run_and_namespace(cli: Cli) -> None:
     )
 
 
-@pytest.mark.holds_loop  # starts a server of its own
 async def test_denied(lone_cli: Cli) -> None:
     """A wrong password is exit code 6."""
     with running("valkey") as server:

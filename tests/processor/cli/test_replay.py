@@ -30,7 +30,7 @@ async def recorded(cli: Cli, server: TestServer) -> str:
 
 
 async def test_recorded_pace(cli: Cli, recorded: str) -> None:
-    """Events come at the distances at which they happened, or faster by the factor that was asked for."""
+    """Events come at the distances at which they happened; test_pace has what other speeds make of them."""
     took = {}
     for speed in ("1", "10", "max"):
         began = time.monotonic()
@@ -38,7 +38,6 @@ async def test_recorded_pace(cli: Cli, recorded: str) -> None:
         took[speed] = time.monotonic() - began
         assert [e["type"] for e in ended.records] == ["a.one", "a.two", "b.three", "run.finished"]
     assert took["1"] >= 1.2
-    assert took["10"] < took["1"] - 0.5
 
 
 async def test_part_of_a_run(cli: Cli, recorded: str) -> None:
