@@ -87,6 +87,7 @@ class World:
         self.late: deque[Flight] = deque()
         self.lost: set[int] = set()
         self.losses = 0
+        self.lost_at = 0.0  # when the server lost something last
 
     def add(self, count: int, together: bool) -> None:
         body = object() if together else None
@@ -132,6 +133,7 @@ class World:
 
     def crash(self) -> None:
         self.losses += 1
+        self.lost_at = self.now
         self.server.lose()
         self.cut(copies=False)
 
@@ -162,17 +164,34 @@ class World:
     def drain(self) -> None:
         """No more faults: everything is sent and answered."""
         self.server.refusals = 0
-        while self.send() or self.execute() or self.answer():
-            self.check()
-            self.now += 0.01
-            if self.chain.pause_until > self.now and not (self.wire or self.answers):
+        while True:
+            if self.send() or self.execute() or self.answer():
+                self.check()
+                self.now += 0.01
+            elif self.now < self.chain.pause_until:
                 self.now = self.chain.pause_until
+            else:
+                return
 
 
-ACTIONS = ("add", "body", "cut", "drop", "late", "crash", "refuse", "wait", "long", *("send", "execute", "answer") * 2)
+ONCE = (
+    "nothing",
+    "body",
+    "cut",
+    "drop",
+    "late",
+    "crash",
+    "refuse",
+    "wait",
+    "long",
+    "turn",
+)  # first what failures shrink to
+ACTIONS = (*ONCE, *("add", "send", "execute", "answer") * 2)
 
 
 def act(world: World, action: str, count: int) -> None:
+    if action == "nothing":
+        return
     if action in ("add", "body"):
         world.add(count, action == "body")
     elif action in ("cut", "drop"):
@@ -183,6 +202,11 @@ def act(world: World, action: str, count: int) -> None:
         world.server.refusals += 1
     elif action in ("wait", "long"):
         world.wait(0.5 if action == "wait" else KEEP_SECONDS + 1)
+    elif action == "turn":
+        while world.answer() or world.execute() or world.send():
+            world.check()
+            world.server.refusals = max(world.server.refusals - 1, 0)  # or it would refuse for ever
+            world.now += 0.01
     elif action == "late":
         world.execute_late()
     else:
@@ -190,10 +214,10 @@ def act(world: World, action: str, count: int) -> None:
     world.check()
 
 
-steps = st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(1, 4)), min_size=5, max_size=60)
+steps = st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(1, 4)), min_size=40, max_size=40)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(steps, st.sampled_from((0, 100, 1 << 20)))
 def test_once_in_order_and_nothing_silently_lost(schedule: list[tuple[str, int]], keep: int) -> None:
     """Whatever happens, each event is told one outcome and is once in the feed, in order; what was lost is sent again or told."""
@@ -203,14 +227,17 @@ def test_once_in_order_and_nothing_silently_lost(schedule: list[tuple[str, int]]
     world.drain()
     accepted = [item for item in world.items if item.acknowledged]
     assert all(len(item.told) == 1 for item in world.items)
-    assert all(item.number in world.server.feed or item.number in world.lost for item in accepted)
+    for item in accepted:
+        # What was acknowledged longer ago no server may lose; an idle producer would not learn of it.
+        if item.number not in world.server.feed and item.number not in world.lost:
+            assert item.accepted_at + KEEP_SECONDS < world.lost_at
     assert not world.lost or world.losses
     for item in world.items:
         assert item.told[0].word in ("appended", "duplicate", "full", "hole")
         assert item.told[0].word != "hole" or item.body is not None
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(steps)
 def test_a_living_producer_loses_nothing(schedule: list[tuple[str, int]]) -> None:
     """Within three seconds, and with room to keep what was acknowledged, nothing is lost however often the server forgets."""
@@ -223,7 +250,7 @@ def test_a_living_producer_loses_nothing(schedule: list[tuple[str, int]]) -> Non
     assert all(item.number in world.server.feed for item in world.items if item.acknowledged)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(steps)
 def test_bodies_are_never_split(schedule: list[tuple[str, int]]) -> None:
     """Events that came together leave together, and none of them is accepted behind a refused one."""
