@@ -43,6 +43,7 @@ log = structlog.get_logger("tailrace.topics")
 COMPARE_SECONDS: Final = 5.0  # between two comparisons of tails, jittered by a fifth
 ON_ITS_WAY_SECONDS: Final = 0.1  # a message that the hash already knows of may still be under way
 PACE_CAP_SECONDS: Final = 0.025  # longest wait before a flush
+OBSERVE_SECONDS: Final = 0.01  # an observation costs as much as a frame: a hundred a second tell as much
 HELD_BYTES: Final = 4 * 1024 * 1024  # of messages that wait while a topic reads the feed
 NO_PROGRESS_SECONDS: Final = 0.05
 _LIFECYCLE: Final = b'"type":"run.'  # how the payloads begin that may end a run
@@ -476,6 +477,7 @@ class Topics:
         self._dirty: list[Topic] = []
         self._scheduled = False
         self._not_before = 0.0
+        self._observe_from = 0.0
         self._comparing: asyncio.Task[None] | None = None
 
     @property
@@ -541,10 +543,11 @@ class Topics:
         begin = time.perf_counter()
         dirty, self._dirty = self._dirty, []
         self._scheduled = False
-        oldest = dirty[0].oldest_pending_ms
+        oldest = dirty[0].oldest_pending_ms if begin >= self._observe_from else None
         for topic in dirty:
             topic.flush()
         if oldest is not None:
+            self._observe_from = begin + OBSERVE_SECONDS
             metrics.append_to_send_seconds.observe(max(0.0, time.time() - oldest / 1000))
         # uvloop writes to sockets behind this callback: the flush has ended when the loop turns again
         asyncio.get_running_loop().call_soon(self._flushed, begin)
