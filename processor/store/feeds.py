@@ -16,7 +16,7 @@ from processor.core.errors import ServerError
 from processor.core.settings import Settings
 from processor.core.splice import Entry, Look
 from processor.store.channels import Channels
-from processor.store.connection import speaking_of
+from processor.store.connection import speaking_of, uncancelled
 from processor.store.runs import RunState, Space, read_feed, read_state
 
 __all__ = ["FIRST_PAGE", "Feeds", "Served", "Store", "next_page"]
@@ -79,7 +79,7 @@ class Feeds:
                 untyped: Any = both
                 untyped.hmget(keys.run(run), "status", "tail")
                 untyped.xrevrange(keys.feed(run), count=1)
-                (status, tail), newest = await untyped.execute()
+                (status, tail), newest = await uncancelled(untyped.execute())
         return Look(
             status.decode() if status else None,
             FeedId.parse(tail) if tail else None,
@@ -93,7 +93,7 @@ class Feeds:
                 untyped: Any = many
                 for run in runs:
                     untyped.hget(self._store.keys.of(run).run(run), "tail")
-                found = await untyped.execute()
+                found = await uncancelled(untyped.execute())
         return [FeedId.parse(tail) if tail else None for tail in found]
 
     async def patiently(self, read: Callable[[], Awaitable[T]]) -> T:

@@ -151,7 +151,9 @@ class Reader:
                 step = go_on(self.position, entries)
                 if step is None:
                     gap = await topic.explain(self.position)
-                    if gap is not None:
+                    if gap is not None and gap.reason == "corrupt":
+                        await asyncio.sleep(NO_PROGRESS_SECONDS)  # told above, once; the topic is where the feed is
+                    elif gap is not None:
                         yield self._lost(gap)
                     elif last < topic.position.seq:
                         beyond = True
