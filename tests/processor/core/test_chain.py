@@ -24,7 +24,10 @@ class Sent:
     acknowledged: bool = False
     told: list[Outcome] = field(default_factory=list)
     accepted_at: float = 0.0
-    size: int = 64
+
+    @property
+    def size(self) -> int:
+        return self.draft.size
 
     def settle(self, outcome: Outcome) -> None:
         self.told.append(outcome)
@@ -154,7 +157,7 @@ class World:
         feed = self.server.feed
         assert feed == sorted(set(feed)), f"not once and in order: {feed}"
         held = {item.number for item in self.chain.queue} | {n.number for f in self.chain.flying for n in f.items}
-        held |= {item.number for _, item in self.chain.kept}
+        held |= {item.number for kept in self.chain.kept for item in kept.items()}
         for item in self.items:
             assert len(item.told) <= 1, f"{item.number} was told {item.told}"
             if item.acknowledged and item.number not in feed and item.number not in self.lost | held:
@@ -203,9 +206,10 @@ def act(world: World, action: str, count: int) -> None:
     elif action in ("wait", "long"):
         world.wait(0.5 if action == "wait" else KEEP_SECONDS + 1)
     elif action == "turn":
-        while world.answer() or world.execute() or world.send():
+        for _ in range(6):
+            if not (world.answer() or world.execute() or world.send()):
+                break
             world.check()
-            world.server.refusals = max(world.server.refusals - 1, 0)  # or it would refuse for ever
             world.now += 0.01
     elif action == "late":
         world.execute_late()
