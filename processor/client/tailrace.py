@@ -8,8 +8,9 @@ import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from threading import get_ident
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, overload
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, overload
 
 from typing_extensions import TypeVar
 
@@ -36,6 +37,14 @@ P = ParamSpec("P")
 R = TypeVar("R", default=Any)
 
 
+class _Here(NamedTuple):
+    """A thread runs one loop at a time: while this one runs in it, it is the running one."""
+
+    thread: int
+    loop: asyncio.AbstractEventLoop
+    session: Session
+
+
 class Tailrace:
     """Makes no I/O until something is awaited or written; then it opens itself, in each event loop anew."""
 
@@ -56,7 +65,7 @@ class Tailrace:
         self._given = settings
         self._settings: Settings | None = None
         self._sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Session] = weakref.WeakKeyDictionary()
-        self._here: tuple[asyncio.AbstractEventLoop, Session] | None = None  # the last one asked for
+        self._here: _Here | None = None  # the session asked for last
         self._entered = 0
         self._portal: Portal | None = None
         self.imports = tuple(imports)
@@ -216,10 +225,17 @@ class Tailrace:
 
     def _current(self) -> Session:
         """The running loop's session, which may still be opening: events wait in it."""
+        # Asked with each write: to look into a WeakKeyDictionary takes as long as the write itself, and so does
+        # get_running_loop(), which asks the kernel for the process's ID before Python 3.12.
+        here = self._here
+        if (
+            here is not None
+            and here.thread == get_ident()
+            and here.loop.is_running()
+            and here.session.pid == Session.process
+        ):
+            return here.session
         loop = asyncio.get_running_loop()
-        here = self._here  # asked with each write: looking into a WeakKeyDictionary takes as long as the write itself
-        if here is not None and here[0] is loop and here[1].pid == Session.process:
-            return here[1]
         session = self._sessions.get(loop)
         if session is None or session.pid != Session.process:
             url = self.settings.redis_url
@@ -227,5 +243,5 @@ class Tailrace:
                 raise NotConfigured(remedy="Set TAILRACE_REDIS_URL=redis://localhost:6379, or run `tailrace up` here.")
             session = self._sessions[loop] = Session(url, self.settings)
             session.start()
-        self._here = loop, session
+        self._here = _Here(get_ident(), loop, session)
         return session

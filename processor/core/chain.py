@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from processor.core.events import Draft
 
@@ -24,7 +23,7 @@ _FINAL: Final = frozenset({"closed", "stale", "corrupt"})  # nothing that follow
 
 
 class Outcome(NamedTuple):
-    """What became of one event. word: appended duplicate hole stale closed illegal busy full exists corrupt unsent.
+    """What became of one event. word: appended duplicate hole stale closed illegal busy full exists corrupt unsent unbuffered.
 
     Those that were taken together share one, since making one each would cost more than all the rest of a write: `of` is
     what one of them was told.
@@ -56,12 +55,48 @@ class Item(Protocol):
 
     number: int
     draft: Draft
-    size: int  # of the draft
     body: object | None
     acknowledged: bool
 
+    @property
+    def size(self) -> int:
+        """Of the draft."""
+
     def settle(self, outcome: Outcome) -> None:
         """Told once, when its fate is known. The outcome may be that of several: `of` its number is the item's own."""
+
+
+class Kept(NamedTuple):
+    """What was acknowledged together. Exact tuples, not items: the garbage collector would walk through those for ever."""
+
+    at: float
+    number: int  # of the first
+    drafts: list[tuple[Any, ...]]
+    size: int
+
+    def until(self, last: int) -> Kept:
+        """Those up to that number."""
+        if self.number + len(self.drafts) - 1 <= last:
+            return self
+        drafts = self.drafts[: max(0, last + 1 - self.number)]
+        return self._replace(drafts=drafts, size=sum(Draft(*draft).size for draft in drafts))
+
+    def items(self) -> list[Item]:
+        return [_Again(Draft(*draft), self.number + i) for i, draft in enumerate(self.drafts)]
+
+
+class _Again:
+    """An acknowledged event that goes again: nobody waits to be told."""
+
+    __slots__ = ("acknowledged", "body", "draft", "number", "size")
+
+    def __init__(self, draft: Draft, number: int) -> None:
+        self.draft, self.number, self.size = draft, number, draft.size
+        self.acknowledged = True
+        self.body: object | None = None
+
+    def settle(self, outcome: Outcome) -> None:
+        """Was told when it was acknowledged."""
 
 
 @dataclass(slots=True)
@@ -97,7 +132,7 @@ class Chain:
     last: int = 0  # the last number given
     queue: deque[Item] = field(default_factory=deque)
     flying: deque[Flight] = field(default_factory=deque)
-    kept: deque[tuple[float, Item]] = field(default_factory=deque)
+    kept: deque[Kept] = field(default_factory=deque)
     forgotten: int = 0  # the highest acknowledged number that is no longer kept
     pressed_at: float | None = None  # when there was no room to keep one long enough: the server may still lose it
     lost: tuple[int, int] | None = None  # numbers that the server lost and nobody has; the owner takes it
@@ -136,6 +171,15 @@ class Chain:
     @property
     def idle(self) -> bool:
         return not (self.queue or self.flying or self.kept or self._ask or self.pressed_at is not None)
+
+    @property
+    def newest(self) -> Item | None:
+        """The last event given that is not answered yet. A refused flight's stand in the queue while later ones still fly."""
+        items = [
+            *(flight.items[-1] for flight in self.flying if flight.items),
+            *([self.queue[-1]] if self.queue else ()),
+        ]
+        return max(items, key=lambda item: item.number, default=None)
 
     def take(self, events: int, size: int, now: float, *, in_flight: int = 2) -> Flight | None:
         """The next batch of at most so many events and bytes, or None. Bodies are never split."""
@@ -244,7 +288,7 @@ class Chain:
                 item.acknowledged = True
                 item.body = None
                 item.settle(shared)
-        self.kept.extend(zip(repeat(now), items))
+        self.kept.append(Kept(now, items[0].number, [item.draft[:] for item in items], size))
         self.budget.used += size
         self.stored = max(self.stored, items[-1].number)
         while self.kept and self.budget.used > self.budget.limit:
@@ -288,9 +332,9 @@ class Chain:
     def _believe(self, stored: int, now: float) -> None:
         """What the server has: kept events behind it go again, those that are no longer kept are lost."""
         self._said = None
-        refill = [item for _, item in self.kept if item.number > stored]
+        refill = [item for kept in self.kept for item in kept.items() if item.number > stored]
         if refill:
-            self.kept = deque((at, item) for at, item in self.kept if item.number <= stored)
+            self.kept = deque(part for kept in self.kept if (part := kept.until(stored)).drafts)
             self.budget.used -= sum(item.size for item in refill)
             self.refilled += len(refill)
             self._requeue(refill)
@@ -304,16 +348,15 @@ class Chain:
 
     def _forget(self, now: float) -> None:
         before = now - KEEP_SECONDS
-        while self.kept and self.kept[0][0] < before:
+        while self.kept and self.kept[0].at < before:
             self._drop_oldest()
         if self.pressed_at is not None and self.pressed_at < before:
             self.pressed_at = None
 
     def _drop_oldest(self) -> None:
-        item = self.kept.popleft()[1]
-        self.budget.used -= item.size
-        if item.number > self.forgotten:
-            self.forgotten = item.number
+        kept = self.kept.popleft()
+        self.budget.used -= kept.size
+        self.forgotten = max(self.forgotten, kept.number + len(kept.drafts) - 1)
 
     def forget(self, now: float) -> None:
         """While the connection stands: what was acknowledged long enough ago is not kept any more."""

@@ -10,7 +10,7 @@ import builtins
 import functools
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Generic, NamedTuple, cast
+from typing import Any, Final, Generic, NamedTuple, cast
 
 import orjson
 from typing_extensions import TypeVar
@@ -21,6 +21,7 @@ from processor.core.lifecycle import ENDS
 
 __all__ = [
     "GAP",
+    "OVERHEAD",
     "Draft",
     "Event",
     "compose",
@@ -37,6 +38,7 @@ __all__ = [
 D = TypeVar("D", default=Any)
 M = TypeVar("M")
 GAP = "tailrace.gap"
+OVERHEAD: Final = 32  # bytes of an event besides its payload, about
 
 
 @functools.cache
@@ -87,6 +89,11 @@ class Draft(NamedTuple):
     payload: bytes
     extras: tuple[bytes | str | int, ...] = ()  # what the script may not read from JSON, as append.lua's header has it
     work: str = ""  # task of a run.queued, whose work stream must be passed
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes while it waits, about."""
+        return len(self.payload) + OVERHEAD
 
 
 def plain(type: str, payload: bytes) -> Draft:

@@ -21,13 +21,12 @@ from processor.core.errors import (
     TailraceError,
     ThreadBusy,
 )
-from processor.core.events import Draft
+from processor.core.events import OVERHEAD, Draft
 from processor.store.append import Appender
 
 __all__ = ["Buffer", "Posted", "Sent", "Writer", "refusal"]
 
 UNREACHABLE_SECONDS: Final = 30.0
-OVERHEAD: Final = 32  # bytes of an event besides its payload, about
 
 
 def refusal(run: str, type: str, outcome: Outcome) -> TailraceError:
@@ -62,6 +61,11 @@ def refusal(run: str, type: str, outcome: Outcome) -> TailraceError:
         )
     if outcome.word == "exists":
         return RunExists(f"run {run} was started with another task or input.", remedy="Choose another id.", run=run)
+    if outcome.word == "unbuffered":
+        return BufferFull(
+            f"too much waits to be sent, and {type} of run {run} was not awaited: it was not added.",
+            remedy="Await what write, log, emit and set return where much is written, or raise TAILRACE_BUFFER_MIB.",
+        )
     if outcome.word == "unsent":
         return ServerUnreachable(f"run {run}: {type} was not sent, or not answered, before its Tailrace was closed.")
     return RunCorrupt(f"run {run}: its hash and its feed do not belong together; {type} was not added.", run=run)
@@ -100,7 +104,7 @@ class Sent:
     Not awaited, it goes all the same; a failure is then raised by the next call on its run.
     """
 
-    __slots__ = ("_told", "_waiter", "acknowledged", "body", "draft", "number", "size", "writer")
+    __slots__ = ("_told", "_waiters", "acknowledged", "body", "draft", "number", "size", "writer")
 
     def __init__(self, writer: Writer, draft: Draft, body: object | None = None) -> None:
         self.writer = writer
@@ -110,7 +114,7 @@ class Sent:
         self.number = 0
         self.acknowledged = False
         self._told: Outcome | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiters: list[asyncio.Future[None]] | None = None  # None: nobody ever awaited it
 
     @property
     def outcome(self) -> Outcome | None:
@@ -120,13 +124,13 @@ class Sent:
     def settle(self, outcome: Outcome) -> None:
         self._told = outcome
         self.writer.settled(self, outcome)
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self._waiters:
+            self.wake()
 
     @property
     def told_to_nobody(self) -> bool:
         """Whether it stands alone and nobody awaits it."""
-        return self._waiter is None and self.body is None
+        return self._waiters is None and self.body is None
 
     def __await__(self) -> Generator[object, None, str]:
         if self._told is None:
@@ -144,23 +148,38 @@ class Sent:
                 raise trouble  # it stays in the buffer and is tried again
             if trouble is not None and loop.time() - since >= UNREACHABLE_SECONDS:
                 raise trouble
-            if self._waiter is None or self._waiter.done():
-                self._waiter = loop.create_future()
-                writer.waiting[self] = None
-            left = max(0.0, since + UNREACHABLE_SECONDS - loop.time()) if trouble is not None else None
-            await asyncio.wait([self._waiter], timeout=left if left is None else left + 0.001)
+            writer.waiting[self] = None
+            if trouble is None:
+                await self._waiter()
+            else:
+                left = max(0.0, since + UNREACHABLE_SECONDS - loop.time())
+                await asyncio.wait([self._waiter()], timeout=left + 0.001)
 
     async def settled(self) -> None:
         """Waits for its fate, however long, and raises nothing."""
+        await self.writer.admit(self)
         while self._told is None:
-            if self._waiter is None or self._waiter.done():
-                self._waiter = asyncio.get_running_loop().create_future()
-            await asyncio.wait([self._waiter])
+            await self._waiter()
+
+    def _waiter(self) -> asyncio.Future[None]:
+        """Done when it is settled, or whoever waits should look again. One for each, since waits can be cancelled."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._waiters is None:
+            self._waiters = []
+        self._waiters.append(waiter)
+        return waiter
+
+    def give_up(self) -> None:
+        """There was no room for it, and the next call on its run did not wait for any."""
+        self._told = Outcome("unbuffered")
 
     def wake(self) -> None:
         """The server is in trouble: whoever waits looks again."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self._waiters:
+            waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
 
     def __repr__(self) -> str:
         return f"<Sent {self.draft.type} to {self.writer.chain.run}: {self._told.word if self._told else 'under way'}>"
@@ -191,6 +210,20 @@ class Writer:
             self._outside = sent
         else:
             self.admit_now(sent)
+        return sent
+
+    async def put_or_withdraw(self, draft: Draft) -> Sent:
+        """Sends it and waits; where that fails it is taken back, so that it does not happen behind its caller's back later.
+
+        What was under way when a wait ended may have happened all the same.
+        """
+        body = object()
+        sent = self.put(draft, body)
+        try:
+            await sent
+        except (ServerError, asyncio.CancelledError):
+            self.chain.withdraw(body)
+            raise
         return sent
 
     def put_anyway(self, draft: Draft) -> Sent:
@@ -245,11 +278,10 @@ class Writer:
             self.chain.lost = None
             raise EventsLost(self.chain.run, first, last)
         if self._outside is not None:
-            self._outside = None
-            raise BufferFull(
-                f"{self._buffer.used} bytes wait to be sent, and an event of run {self.chain.run} was not awaited: it was not added.",
-                remedy="Await what write, log, emit and set return where much is written, or raise TAILRACE_BUFFER_MIB.",
-            )
+            outside, self._outside = self._outside, None
+            outside.give_up()
+            assert outside.outcome is not None
+            raise refusal(self.chain.run, outside.draft.type, outside.outcome)
 
     def tell(self, trouble: ServerError) -> None:
         for sent in list(self.waiting):
@@ -260,15 +292,9 @@ class Writer:
 
         patiently: however long the server is away or takes nothing; else that is raised as well.
         """
-        last = self.chain.queue[-1] if self.chain.queue else None
-        if last is None and self.chain.flying:
-            items = self.chain.flying[-1].items
-            last = items[-1] if items else None
-        if self._outside is not None:
-            last = self._outside
+        last = self._outside or self.chain.newest
         if isinstance(last, Sent):
             if patiently:
-                await self.admit(last)
                 await last.settled()
             else:
                 await last
