@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processor.core.chain import KEEP_SECONDS, Budget, Chain, Flight, Item, Outcome
+from processor.core.chain import KEEP_SECONDS, Budget, Chain, Flight, Outcome
 from processor.core.events import Draft, draft
 
 EVENTS, SIZE = 256, 1 << 20
@@ -85,6 +85,7 @@ class World:
         self.server = Server()
         self.chain = Chain("run", "p:me", Budget(keep))
         self.items: list[Sent] = []
+        self.bodies: list[list[Sent]] = []  # that came together
         self.wire: deque[Flight] = deque()
         self.answers: deque[tuple[Flight, list[tuple[int, Outcome]]]] = deque()
         self.late: deque[Flight] = deque()
@@ -94,9 +95,11 @@ class World:
 
     def add(self, count: int, together: bool) -> None:
         body = object() if together else None
-        for _ in range(count):
-            item = Sent(draft("message.delta", b'"x"'), body)
-            self.items.append(item)
+        items = [Sent(draft("message.delta", b'"x"'), body) for _ in range(count)]
+        self.items += items
+        if together:
+            self.bodies.append(items)
+        for item in items:
             self.chain.add(item)
 
     def send(self) -> bool:
@@ -259,20 +262,14 @@ def test_a_living_producer_loses_nothing(schedule: list[tuple[str, int]]) -> Non
 def test_bodies_are_never_split(schedule: list[tuple[str, int]]) -> None:
     """Events that came together leave together, and none of them is accepted behind a refused one."""
     world = World(1 << 20)
-    bodies: dict[int, list[int]] = {}
     for action, count in schedule:
         act(world, action, count)
         for flight in world.wire:
-            sent: dict[int, list[Item]] = {}
-            for item in flight.items:
-                if item.body is not None:
-                    sent.setdefault(id(item.body), []).append(item)
-            for body, together in sent.items():
-                waiting = [item for item in world.items if id(item.body) == body and not item.told]
-                assert len(together) >= len(waiting)
+            sent = set(map(id, flight.items))
+            for body in world.bodies:
+                waiting = {id(item) for item in body if not item.told}
+                assert not sent & waiting or waiting <= sent
     world.drain()
-    for item in world.items:
-        if item.body is not None:
-            bodies.setdefault(id(item.body), []).append(item.told[0].word in ("appended", "duplicate"))
-    for words in bodies.values():
-        assert words == sorted(words, reverse=True)
+    for body in world.bodies:
+        accepted = [item.told[0].word in ("appended", "duplicate") for item in body]
+        assert accepted == sorted(accepted, reverse=True)
