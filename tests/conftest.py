@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -26,6 +27,8 @@ _count = itertools.count(1)
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job; programs would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "holds_loop: this test holds the event loop by intention")
 
 
