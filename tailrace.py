@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 try:
-    from gateway import Access, FeedResponse, Gateway, Grant, everyone
+    from gateway import Access, FeedResponse, Gateway, Grant, everyone, problem
     from processor import (
         Event,
         GiveUp,
@@ -48,4 +48,5 @@ __all__ = [
     "Thread",
     "Tool",
     "everyone",
+    "problem",
 ]

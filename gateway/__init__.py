@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gateway.app import Gateway
 from gateway.auth import Access, Authorize, Grant, everyone
+from gateway.failures import problem
 from gateway.response import FeedResponse
 
-__all__ = ["Access", "Authorize", "FeedResponse", "Gateway", "Grant", "everyone"]
+__all__ = ["Access", "Authorize", "FeedResponse", "Gateway", "Grant", "everyone", "problem"]

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
+import processor.errors
 import tailrace
 from gateway.core.problems import STATUS
 from processor.cli.main import app
@@ -107,6 +108,12 @@ def test_listings_are_valid_python_and_import_what_exists(path: Path) -> None:
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and node.module == "tailrace":
                 assert {alias.name for alias in node.names} <= set(tailrace.__all__)
+
+
+def test_errors_are_imported_from_where_the_documents_say() -> None:
+    """processor.errors has each error of the core, and nothing else."""
+    assert processor.errors.__all__ == errors.__all__
+    assert all(getattr(processor.errors, name) is getattr(errors, name) for name in errors.__all__)
 
 
 def test_reference_lists_the_public_names() -> None:
