@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 import threading
 from collections.abc import AsyncIterator, Sequence
@@ -85,12 +86,21 @@ def _drafts(tail: Tailrace, lines: Sequence[bytes], prefix: bytes, suffix: bytes
             drafts += read_events(body, Media.NDJSON, max_event=tail.settings.max_event_kib << 10)
         except Problem as problem:
             where = "" if first is None else f"line {number}: "
-            refused = BadInput(f"{where}{problem.detail}", remedy=problem.remedy, field=problem.field or "")
+            detail = _within(problem.detail, prefix)
+            quoting = problem.type == "bad-json" and first is None
+            remedy = """Quote it for the shell: '{"text": "hello"}' or '"a string"'.""" if quoting else problem.remedy
+            refused = BadInput(f"{where}{detail}", remedy=remedy, field=problem.field or "")
             vars(refused)["code"] = (
                 problem.type
             )  # bad-json, event-too-large, …: the slug that HTTP gives the same fault
             raise refused from problem
     return drafts
+
+
+def _within(detail: str, prefix: bytes) -> str:
+    """The place of a fault counted in what was given, without what stands before it in the event."""
+    before = len(prefix.decode())
+    return re.sub(r"(?<=at character )[0-9]+", lambda found: str(max(1, int(found[0]) - before)), detail, count=1)
 
 
 async def _append(out: Output, tail: Tailrace, run: str, drafts: Sequence[Draft]) -> None:

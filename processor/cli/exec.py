@@ -17,7 +17,7 @@ from processor.cli.exits import FAILED, Usage
 from processor.cli.opening import opened, wait_for
 from processor.cli.output import Output, output_of
 from processor.core.backoff import GiveUp
-from processor.core.errors import RunCancelled, RunFailed, TailraceError
+from processor.core.errors import RunCancelled, RunExists, RunFailed, TailraceError
 from processor.core.json import dumps
 from processor.core.names import check_run
 
@@ -59,7 +59,14 @@ async def _exec(out: Output, id: str | None, command: list[str]) -> int:
     async with opened(out.options) as tail:
         task = tail.task(name="exec", retry=1, timeout_seconds=FOREVER_SECONDS)(program.execute)
         # the process makes the input unlike any other's: the same --run again is refused instead of doing nothing
-        run = await task.options(id=id).start_here(command, os.getpid())
+        try:
+            run = await task.options(id=id).start_here(command, os.getpid())
+        except RunExists as error:
+            raise RunExists(
+                f"run {error.run} exists already, and each exec is a run of its own.",
+                remedy="Choose another --run, or leave it out: then the ID is new each time.",
+                run=error.run,
+            ) from error
         out.say(f"run {run.id}")
         try:
             await run.result()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from urllib.parse import parse_qs, urlsplit
 
 from processor.cli.exits import AmbiguousRun
 from processor.core.errors import RunNotFound
@@ -16,10 +17,11 @@ _SHOWN = 5  # of an ambiguous answer
 
 
 async def find_run(space: Space, text: str) -> str:
-    """The run whose ID is the text, else the only one that begins or ends with it.
+    """The run whose ID is the text, else the only one that begins or ends with it. text: a console's link will do.
 
     Raises BadName, RunNotFound, AmbiguousRun.
     """
+    text = _of_link(text)
     check_run(text)
     if (await read_states(space, [text]))[0] is not None:
         return text
@@ -43,6 +45,13 @@ async def find_run(space: Space, text: str) -> str:
 
 async def find_runs(space: Space, texts: Sequence[str]) -> list[str]:
     return [await find_run(space, text) for text in texts]
+
+
+def _of_link(text: str) -> str:
+    """The ID in an address of the console, which is what people have in their clipboard."""
+    if not text.startswith(("http://", "https://")):
+        return text
+    return parse_qs(urlsplit(text).fragment).get("run", [text])[0]
 
 
 async def _candidates(space: Space, text: str) -> list[str]:

@@ -121,14 +121,16 @@ def run(words: list[str]) -> int:
     except typer.Abort:
         return INTERRUPTED
     except _UsageError as error:
-        return _tell_usage(out, error)
+        return _tell_usage(out, error, words)
     return code if isinstance(code, int) else DONE
 
 
-def _tell_usage(out: Output, error: Exception) -> int:
+def _tell_usage(out: Output, error: Exception, words: Sequence[str]) -> int:
     """A command line that cannot be understood: what is wrong, and where help is."""
     context = getattr(error, "ctx", None)
-    path = context.command_path if context is not None else "tailrace"
+    commands = getattr(get_command(app), "commands", {})
+    command = next((f"tailrace {word}" for word in words if word in commands), "tailrace")
+    path = context.command_path if context is not None else command  # click leaves it out where a value is missing
     message = str(getattr(error, "format_message", lambda: error)()).strip()
     if not message:  # no arguments at all: the help has been printed
         return exit_code(Usage())

@@ -96,6 +96,8 @@ async def _replay(out: Output, text: str, wanted: _Wanted, speed: float, step: b
         assert state is not None  # find_run has just seen it
         view = View(out)
         pace = Pace(MAX if step else speed)
+        if step:
+            out.say("any key: the next event; q ends")
         async for event in _events(space, run, state, wanted):
             if not wanted.viewing.wants(event):
                 continue

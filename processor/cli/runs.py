@@ -14,7 +14,7 @@ from rich.text import Text
 from processor.cli.exits import Usage
 from processor.cli.opening import reading, wait_for
 from processor.cli.output import Output, output_of, status_text, table_text
-from processor.cli.words import ago, parse_labels, parse_time
+from processor.cli.words import ago, parse_labels, parse_time, took
 from processor.core.lifecycle import TERMINAL
 from processor.store.runs import RunState, Space, list_runs
 
@@ -120,6 +120,6 @@ def _row(state: RunState, now: datetime) -> list[str | Text]:
         state.task or "",
         (state.tail or "0").partition("-")[0],
         f"{ago(now.timestamp() - changed)} ago",
-        ago(end - state.created / 1000),
+        took(end - state.created / 1000),
         " ".join(f"{name}={value}" for name, value in state.labels.items()),
     ]

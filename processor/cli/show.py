@@ -12,7 +12,7 @@ from processor.cli.exits import DONE, FAILED
 from processor.cli.find import find_run
 from processor.cli.opening import reading, wait_for
 from processor.cli.output import Output, output_of, status_text
-from processor.cli.words import ago, clock
+from processor.cli.words import ago, clock, took
 from processor.store.runs import RunState, read_state
 
 __all__ = ["show"]
@@ -38,12 +38,19 @@ async def _show(out: Output, text: str) -> int:
 def _describe(out: Output, state: RunState) -> None:
     now = datetime.now(UTC)
     age = ago(now.timestamp() - (state.ended or state.updated or state.created) / 1000)
-    head = Text.assemble((state.run, "bold"), "  ", status_text(state.status), f" {age}")
+    head = Text.assemble((state.run, "bold"), "  ", status_text(state.status))
+    head.append(
+        f" {age} ago" if state.terminal else f", last event {age} ago" if state.status == "running" else f" {age}"
+    )
     if state.waiting_for:
         head.append(f"  waits for {state.waiting_for}")
     out.line(head)
     if state.status == "queued" and state.waiting_for and state.waiting_for.startswith("a worker"):
         out.line("  To need none: `start_here(...)` runs the task in the process that calls it.")
+    if state.ask and state.status == "waiting":
+        out.line(
+            f"  `tailrace tail {state.run}` shows the question. Answer in the console, or by run.answer(...) or HTTP."
+        )
     ended = clock(datetime.fromtimestamp(state.ended / 1000, UTC), now) if state.ended else ""
     lines = {
         "task": state.task or "",
@@ -51,7 +58,7 @@ def _describe(out: Output, state: RunState) -> None:
         "attempt": str(state.attempt or ""),
         "labels": " ".join(f"{name}={value}" for name, value in state.labels.items()),
         "created": clock(datetime.fromtimestamp(state.created / 1000, UTC), now),
-        "ended": f"{ended} (after {ago((state.ended - state.created) / 1000)})" if state.ended else "",
+        "ended": f"{ended} (after {took((state.ended - state.created) / 1000)})" if state.ended else "",
         "tail": state.tail or "",
         "asked": state.ask or "",
         "cancel": f"asked for: {state.cancel or 'no reason given'}" if state.cancel is not None else "",

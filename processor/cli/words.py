@@ -11,7 +11,7 @@ from processor.core.cursor import FeedId
 from processor.core.errors import BadCursor, BadInput
 from processor.core.names import check_labels
 
-__all__ = ["Place", "ago", "clock", "parse_duration", "parse_json", "parse_labels", "parse_place", "parse_time"]
+__all__ = ["Place", "ago", "clock", "parse_duration", "parse_json", "parse_labels", "parse_place", "parse_time", "took"]
 
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "": 1}
 
@@ -107,6 +107,13 @@ def ago(seconds: float) -> str:
         if seconds >= size:
             return f"{int(seconds // size)} {unit}"
     return f"{max(0, int(seconds))} s"
+
+
+def took(seconds: float) -> str:
+    """`630 ms`, `3.2 s`, and longer ones as `ago` has them."""
+    if seconds < 0.9995:
+        return f"{max(0, round(seconds * 1000))} ms"
+    return f"{seconds:.1f} s" if seconds < 9.95 else ago(seconds)
 
 
 def clock(moment: datetime, now: datetime) -> str:

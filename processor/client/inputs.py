@@ -42,7 +42,7 @@ class Inputs:
             bound = self._signature.bind(*args, **kwargs)
         except TypeError as error:
             raise BadInput(
-                f"{self.name}.start(...): {error}.", remedy=f"It takes {self._signature}.", field="input"
+                f"task {self.name}: {error}.", remedy=f"It takes {self._signature}.", field="input"
             ) from error
         bound.apply_defaults()
         return self._check(dict(bound.arguments))

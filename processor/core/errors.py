@@ -99,6 +99,10 @@ class TailraceError(Exception):
 class NotConfigured(TailraceError):
     """no server is known: TAILRACE_REDIS_URL and REDIS_URL are not set, and no `tailrace up` runs for this folder or one above it."""
 
+    def __init__(self, message: str | None = None, *, remedy: str = "") -> None:
+        remedy = remedy or "Set TAILRACE_REDIS_URL=redis://localhost:6379, or run `tailrace up` here."
+        super().__init__(message, remedy=remedy)
+
 
 class SettingsError(TailraceError):
     """A setting is wrong; the message names the variable, its value and what it should be."""

@@ -53,6 +53,15 @@ async def test_a_bad_line_is_named(cli: Cli) -> None:
     assert json.loads(broken.err)["error"] == "bad-json"
 
 
+async def test_a_fault_is_counted_in_what_was_given(cli: Cli) -> None:
+    """Not in the event around it."""
+    ended = await cli.here("emit", "r", "a.b", "[1,}", "--label", "x=ü")
+    assert ended.err.startswith("error[bad-json]: Not JSON at character 4: ")
+    assert "Quote it for the shell" in ended.err
+    piped = await cli.here("emit", "r", "a.b", "-", stdin=b"1\n[1,}\n")
+    assert piped.err.startswith("error[bad-json]: line 2: Not JSON at character 4: ")
+
+
 async def test_limits(cli: Cli) -> None:
     """An event over 64 KiB is refused as over HTTP."""
     ended = await cli.here("emit", "r", "a.b", "-", stdin=json.dumps("x" * 70_000).encode())

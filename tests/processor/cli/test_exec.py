@@ -91,6 +91,7 @@ async def test_the_same_run_again_is_refused(cli: Cli) -> None:
     await cli("exec", "--run", "a", "--", "true")
     ended = await cli("exec", "--run", "a", "--", "echo", "again")
     assert (ended.code, ended.out, ended.err.split(":")[0]) == (4, "", "error[run-exists]")
+    assert "run a exists already" in ended.err
 
 
 async def test_much_output(cli: Cli) -> None:

@@ -22,6 +22,7 @@ async def test_not_configured(lone_cli: Cli) -> None:
     assert ended.err == (
         "error[not-configured]: no server is known: TAILRACE_REDIS_URL and REDIS_URL are not set, "
         "and no `tailrace up` runs for this folder or one above it.\n"
+        "  Set TAILRACE_REDIS_URL=redis://localhost:6379, or run `tailrace up` here.\n"
     )
     assert ended.out == ""
 
@@ -171,6 +172,7 @@ async def test_denied(lone_cli: Cli) -> None:
         (["nonsense"], "No such command 'nonsense'"),
         (["runs", "--nonsense"], "No such option"),
         (["show"], "Missing argument"),
+        (["tail", "r", "--wait"], "Option '--wait' requires an argument.\n  tailrace tail --help\n"),
         (["runs", "--status", "asleep"], "--status is 'asleep'.\n  One of queued, running, waiting, "),
         (["runs", "--since", "yesterday"], "--since is 'yesterday', which is no time.\n  Give how long ago"),
         (["runs", "--label", "x"], "--label is 'x'.\n  Give name=value"),

@@ -58,6 +58,7 @@ async def test_at_a_terminal_by_keys(cli: Cli, recorded: str, terminal: Callable
     seen = terminal("replay", recorded, "--step", env={"TAILRACE_REDIS_URL": cli.url})
     await seen.shows("a.one")
     assert "a.two" not in seen.seen
+    assert "any key: the next event; q ends" in seen.seen
     seen.press(" ")
     await seen.shows("a.two")
     assert "b.three" not in seen.seen

@@ -170,7 +170,25 @@ async def test_show(cli: Cli, terminal: Callable[..., Terminal]) -> None:
     seen = terminal("show", "r", env={"TAILRACE_REDIS_URL": cli.url})
     assert await seen.ended() == 1
     assert seen.seen.startswith("r  failed ")
+    assert seen.seen.splitlines()[0].endswith(" s ago")
     assert "  error    it broke\n" in seen.seen
+
+
+async def test_show_of_a_run_that_waits_for_a_person(cli: Cli, terminal: Callable[..., Terminal]) -> None:
+    """It says where the question stands and how to answer it."""
+    lines = b'{"type":"run.started"}\n{"type":"run.waiting","data":{"ask":"a1","question":"Go on?"}}\n'
+    assert (await cli.here("emit", "r", "-", stdin=lines)).code == 0
+    seen = terminal("show", "r", env={"TAILRACE_REDIS_URL": cli.url})
+    assert await seen.ended() == 0
+    assert "`tailrace tail r` shows the question." in seen.seen
+
+
+async def test_a_link_of_the_console_names_its_run(cli: Cli) -> None:
+    """The address that the console's `Copy link` gives will do for an ID."""
+    await cli.here("emit", "a~b", "a.b")
+    shown = await cli.here("show", "http://127.0.0.1:8600/#run=a~b")
+    assert (shown.code, shown.records[0]["run"]) == (0, "a~b")
+    assert (await cli.here("show", "http://127.0.0.1:8600/")).code == 2
 
 
 async def test_cancel(cli: Cli) -> None:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from processor.cli.words import ago, clock, parse_duration, parse_json, parse_labels, parse_place, parse_time
+from processor.cli.words import ago, clock, parse_duration, parse_json, parse_labels, parse_place, parse_time, took
 from processor.core.cursor import FeedId
 from processor.core.errors import BadInput
 
@@ -74,5 +74,6 @@ def test_json() -> None:
 def test_for_eyes() -> None:
     """Spans in their largest unit; today's times without the date."""
     assert [ago(s) for s in (-1, 41, 190, 7200, 5 * 86400)] == ["0 s", "41 s", "3 min", "2 h", "5 d"]
+    assert [took(s) for s in (-1, 0.0074, 0.9996, 3.21, 9.96, 41)] == ["0 ms", "7 ms", "1.0 s", "3.2 s", "9 s", "41 s"]
     assert len(clock(NOW, NOW)) == 8
     assert clock(NOW - timedelta(days=2), NOW).startswith("2026-11-22 ")
