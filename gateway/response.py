@@ -30,7 +30,7 @@ from processor.store.connection import server_error
 from processor.store.feeds import Feeds
 from processor.store.follow import Followed
 from processor.store.runs import RunState
-from processor.store.topics import Topic
+from processor.store.topic import Topic
 
 if TYPE_CHECKING:
     from processor.client.tailrace import Tailrace

@@ -19,7 +19,8 @@ from gateway.core import sse
 from gateway.unfinished import leave_unfinished
 from processor.core.cursor import FeedId
 from processor.core.splice import Gap
-from processor.store.topics import Batch, CaughtUp, Ended, Page, Reader, Topic
+from processor.store.reader import Batch, CaughtUp, Ended, Page, Reader
+from processor.store.topic import Topic
 
 __all__ = ["OFFER", "Receive", "Send", "SendSubscriber", "Subscriber", "TransportSubscriber"]
 

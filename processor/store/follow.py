@@ -13,7 +13,9 @@ from processor.core.errors import RunNotFound
 from processor.core.events import Event, gap_event
 from processor.core.splice import Gap, Message
 from processor.store.feeds import Store
-from processor.store.topics import Batch, CaughtUp, Ended, Page, Reader, Topic, Topics
+from processor.store.reader import Batch, CaughtUp, Ended, Page, Reader
+from processor.store.topic import Topic
+from processor.store.topics import Topics
 
 __all__ = ["Followed", "follow"]
 

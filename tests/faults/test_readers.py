@@ -13,7 +13,8 @@ from gateway.subscriber import SendSubscriber, TransportSubscriber
 from processor.client.tailrace import Tailrace
 from processor.core.cursor import FeedId
 from processor.core.splice import Message
-from processor.store.topics import Batch, Reader, Topic
+from processor.store.reader import Batch, Reader
+from processor.store.topic import Topic
 from tests.support.servers import TestServer
 from tests.support.until import until
 

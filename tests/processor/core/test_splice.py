@@ -162,7 +162,7 @@ class World:
 
 
 class Viewer:
-    """Follows the rules of store/topics.py without I/O: reads the feed where Splice asks for it."""
+    """Follows the rules of store/topic.py without I/O: reads the feed where Splice asks for it."""
 
     def __init__(self, world: World) -> None:
         self.world = world

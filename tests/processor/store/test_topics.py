@@ -18,10 +18,11 @@ from processor.core.errors import RunNotFound
 from processor.core.events import GAP, Event
 from processor.core.settings import Settings
 from processor.store import follow as follow_module
+from processor.store import topic as topic_module
 from processor.store import topics as topics_module
 from processor.store.connection import execute
 from processor.store.follow import follow
-from processor.store.topics import Batch, CaughtUp, Page, Reader
+from processor.store.reader import Batch, CaughtUp, Page, Reader
 from tests.processor.store.feedside import Feed, cut_proxy
 from tests.support.servers import Daemon, TestServer
 from tests.support.until import until
@@ -202,7 +203,7 @@ async def test_malformed_message_costs_a_read(feed: Feed, following: Start) -> N
 async def test_loss_of_the_last_message_is_found(feed: Feed, following: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """No successor shows that the run's last message was lost: tails are compared with the hashes."""
     monkeypatch.setattr(topics_module, "COMPARE_SECONDS", 0.05)
-    monkeypatch.setattr(topics_module, "ON_ITS_WAY_SECONDS", 0.01)
+    monkeypatch.setattr(topic_module, "ON_ITS_WAY_SECONDS", 0.01)
     await feed.append("run.started")
     one = following()
     await one.has(1)
