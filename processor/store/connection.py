@@ -19,11 +19,12 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from processor.core.errors import (
+    ServerDenied,
     ServerError,
     ServerFull,
     ServerReadOnly,
@@ -39,6 +40,7 @@ CONNECT_SECONDS: Final = 5.0
 COMMAND_SECONDS: Final = 5.0
 POOL_CONNECTIONS: Final = 32
 _AWAY = (OSError, RedisConnectionError, RedisTimeoutError, asyncio.TimeoutError)
+_DENIED = (AuthenticationError, NoPermissionError)
 _BUSY = ("LOADING", "MASTERDOWN", "TRYAGAIN", "BUSY", "CLUSTERDOWN")  # the server is there and will take it soon
 
 
@@ -64,6 +66,10 @@ def server_error(error: BaseException | str, url: str) -> ServerError:
         return ServerFull(
             f"{where} refuses writes: {text}",
             remedy="Free memory or disk, or raise maxmemory; tailrace goes on by itself.",
+        )
+    if isinstance(error, _DENIED) or text.startswith(("NOPERM", "NOAUTH", "WRONGPASS")):
+        return ServerDenied(
+            f"{where} does not permit this: {text}", remedy="docs/deploy.md has the rights that its user needs."
         )
     if isinstance(error, _AWAY) or text.startswith(_BUSY):
         return ServerUnreachable(f"nothing answers at {where} ({text or type(error).__name__}).")
