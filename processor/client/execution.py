@@ -20,6 +20,7 @@ import structlog
 
 from processor.client.owners import Owned
 from processor.core.backoff import GiveUp, Retry, RetryLater
+from processor.core.chain import Outcome
 from processor.core.errors import (
     RunCancelled,
     RunClosed,
@@ -42,6 +43,7 @@ __all__ = ["Execution", "Job"]
 log = structlog.get_logger("tailrace.run")
 STOP_SECONDS: Final = 1.0  # what a function may take to clean up, and its end to go out, when the process ends
 TRACEBACK_CHARS: Final = 8000
+_PROCESS_ENDED: Final = {"error": "its process ended", "reason": "shutdown"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,8 @@ class Execution:
         self._owned = Owned(run.id, self._owner, self._on_cancel, self._on_ended)
         self._cancel_asked = False
         self._ended_elsewhere: str | None = None
+        self._failed_tries = 0
+        self._stopped: list[asyncio.Task[Any]] = []  # each time that something was cancelled from here
         self._inner: asyncio.Task[Any] | None = None  # what a cancel stops
         self._writer: Writer | None = None
 
@@ -83,13 +87,22 @@ class Execution:
     async def begin(self) -> None:
         """Appends run.started of the first try. Raises RunExists, ThreadBusy, ServerError."""
         await self._begin_try()
-        await self._session.owners.add(self._owned)
+        try:
+            await self._session.owners.add(self._owned)
+        except BaseException:  # it has begun, and nobody is going to execute it
+            self._session.owners.remove(self._owned)
+            if self._writer is not None:
+                self._writer.put_anyway(self._ending("run.failed", _PROCESS_ENDED))
+            self._leave_writer()
+            raise
 
     async def _begin_try(self) -> None:
         nonce = secrets.token_hex(6)
         started = self._session.producer.writer(self._run.id)
-        sent = started.put(self._started(nonce))
-        await sent
+        if self._writer is None:
+            sent = await started.put_or_withdraw(self._started(nonce))
+        else:  # nobody waits for it who could be told that the server is away
+            sent = await self._send(self._started(nonce), started)
         assert sent.outcome is not None
         attempt = sent.outcome.attempt
         self._leave_writer()
@@ -119,10 +132,12 @@ class Execution:
 
     async def _execute(self) -> None:
         assert self._job is not None
-        tries = 1
         try:
-            while not await self._one_try(self._job, tries):
-                tries += 1
+            while not await self._one_try(self._job):
+                pass
+        except asyncio.CancelledError:  # between two tries, or while its end was under way
+            await self._end_with_process()
+            raise
         except (RunClosed, StaleAttempt) as error:
             log.info("run_ended_elsewhere", run=self._run.id, why=error.code)
         except TailraceError as error:
@@ -131,7 +146,7 @@ class Execution:
             self._session.owners.remove(self._owned)
             self._leave_writer()
 
-    async def _one_try(self, job: Job, tries: int) -> bool:
+    async def _one_try(self, job: Job) -> bool:
         """Whether the run has ended."""
         stopping = False
         inner = self._inner = asyncio.get_running_loop().create_task(self._call(job))
@@ -146,12 +161,12 @@ class Execution:
         if self._ended_elsewhere is not None:
             return True
         if not inner.done() or (stopping and inner.cancelled()):
-            await self._end("run.failed", {"error": "its process ended", "reason": "shutdown"}, hurry=True)
+            await self._end_with_process()
             return True
         if self._cancel_asked and (inner.cancelled() or inner.exception() is not None):
             await self._end_cancelled()
             return True
-        return await self._judge(job, inner, tries)
+        return await self._judge(job, inner)
 
     async def _call(self, job: Job) -> Any:
         async with asyncio.timeout(job.timeout_seconds) as limit:
@@ -165,7 +180,7 @@ class Execution:
                 raise TimeoutError(f"it took longer than {job.timeout_seconds:g} s") from None
         return dumps({"result": result})
 
-    async def _judge(self, job: Job, inner: asyncio.Task[Any], tries: int) -> bool:
+    async def _judge(self, job: Job, inner: asyncio.Task[Any]) -> bool:
         if inner.cancelled():
             await self._fail("the task cancelled itself", "error")
             return True
@@ -181,11 +196,12 @@ class Execution:
         if isinstance(error, RetryLater):
             await self._retry("later", None, error.seconds)
             return False
-        if isinstance(error, job.retry.never) or tries >= job.retry.attempts:
+        self._failed_tries += 1
+        if isinstance(error, job.retry.never) or self._failed_tries >= job.retry.attempts:
             reason = "timeout" if isinstance(error, TimeoutError) else "error"
             await self._fail(_words(error), reason, error)
             return True
-        await self._retry("error", _words(error), job.retry.delay_seconds(tries, random.random()))
+        await self._retry("error", _words(error), job.retry.delay_seconds(self._failed_tries, random.random()))
         return False
 
     async def _retry(self, reason: str, error: str | None, delay_seconds: float) -> None:
@@ -204,38 +220,71 @@ class Execution:
         await self.begin()
 
     async def leave(self, error: BaseException | None) -> None:
-        """The end of the block is the end of the run. Raises RunCancelled in place of the cancellation that a cancel caused."""
+        """The end of the block is the end of the run. Raises RunCancelled in place of the cancellation that a cancel caused,
+        and RunClosed or StaleAttempt in place of one because the run ended elsewhere."""
         try:
             if self._ended_elsewhere is not None:
-                self._uncancel()
-                return
-            if error is None:
-                self._run._end_message()
-                await self._run._flush(patiently=True)  # the work is done: a server in trouble is no fault of it
-                self._inner = None  # a renewal that is told now that the run has ended means this end
-                await self._send(draft("run.finished", b'{"result":null}', attempt=self._run.attempt))
-            elif self._cancel_asked and isinstance(error, asyncio.CancelledError):
-                self._uncancel()
-                await self._end_cancelled()
-                raise RunCancelled(f"run {self._run.id} was cancelled.", run=self._run.id) from error
-            elif isinstance(error, (asyncio.CancelledError, KeyboardInterrupt, SystemExit)):
-                await self._end("run.failed", {"error": "its process ended", "reason": "shutdown"}, hurry=True)
-            elif not (isinstance(error, (RunClosed, StaleAttempt)) and error.run == self._run.id):
-                await self._fail(_words(error), "error", error)
+                self._tell_elsewhere(self._ended_elsewhere, error)
+            elif error is None:
+                await self._finish_block()
+            else:
+                await self._end_after(error)
+        except RunClosed as closed:
+            if closed.status != "cancelled":
+                raise
+            self._uncancel()  # a cancel ends a run that waits at once
+            raise RunCancelled(f"run {self._run.id} was cancelled.", run=self._run.id) from error
         finally:
             self._inner = None  # the task is somebody else's again, whatever is still told of this run
             self._session.owners.remove(self._owned)
             self._leave_writer()
 
+    async def _finish_block(self) -> None:
+        self._inner = None  # nothing is left to be stopped: what is told from now on of the run's end means this one
+        try:
+            self._run._end_message()
+            await self._run._flush(patiently=True)  # the work is done: a server in trouble is no fault of it
+        except BaseException as late:
+            await self._end_after(late)
+            raise
+        await self._send(draft("run.finished", b'{"result":null}', attempt=self._run.attempt))
+
+    async def _end_after(self, error: BaseException) -> None:
+        if self._cancel_asked and isinstance(error, asyncio.CancelledError):
+            self._uncancel()
+            await self._end_cancelled()
+            raise RunCancelled(f"run {self._run.id} was cancelled.", run=self._run.id) from error
+        if isinstance(error, (asyncio.CancelledError, KeyboardInterrupt, SystemExit)):
+            await self._end("run.failed", _PROCESS_ENDED, hurry=True)
+        elif not (isinstance(error, (RunClosed, StaleAttempt)) and error.run == self._run.id):
+            await self._fail(_words(error), "error", error)
+
+    def _tell_elsewhere(self, how: str, error: BaseException | None) -> None:
+        """Raises what became of the run, unless the block is left by an exception of its own."""
+        self._uncancel()
+        if error is None or isinstance(error, asyncio.CancelledError):
+            word, _, status = how.partition(" ")
+            raise refusal(self._run.id, "run.finished", Outcome(word, detail=status)) from error
+
     def _uncancel(self) -> None:
-        if self._inner is not None and self._inner.cancelling():
-            self._inner.uncancel()
+        for task in self._stopped:
+            task.uncancel()
+        self._stopped.clear()
 
     # Ends.
 
     async def _end_cancelled(self) -> None:
-        state = await self._run.state()
-        await self._end("run.cancelled", {"reason": state.cancel or ""})
+        try:
+            reason = (await self._run.state()).cancel or ""
+        except ServerError:  # the end is not optional, its reason is
+            reason = ""
+        await self._end("run.cancelled", {"reason": reason})
+
+    async def _end_with_process(self) -> None:
+        try:
+            await self._end("run.failed", _PROCESS_ENDED, hurry=True)
+        except (RunClosed, StaleAttempt) as error:  # its own end was under way, or another's
+            log.info("run_ended_elsewhere", run=self._run.id, why=error.code)
 
     async def _fail(self, words: str, reason: str, error: BaseException | None = None) -> None:
         data = {"error": words, "reason": reason}
@@ -244,8 +293,7 @@ class Execution:
         await self._end("run.failed", data)
 
     async def _end(self, type: str, data: Mapping[str, object], *, hurry: bool = False) -> None:
-        error = dumps(data.get("error", "")) if type == "run.failed" else b'""'
-        event = draft(type, dumps(data), attempt=self._run.attempt, error=_short_json(error, data))
+        event = self._ending(type, data)
         if not hurry:
             await self._send(event)
             return
@@ -255,18 +303,24 @@ class Execution:
         except (TimeoutError, ServerError):
             log.warning("end_not_told", run=self._run.id, type=type)  # `expire` tells it as owner_lost
 
-    async def _send(self, event: Draft) -> None:
-        """Sends it, however long the server is away: the run's end is not optional. Raises RunError."""
-        assert self._writer is not None
+    def _ending(self, type: str, data: Mapping[str, object]) -> Draft:
+        error = dumps(data.get("error", "")) if type == "run.failed" else b'""'
+        return draft(type, dumps(data), attempt=self._run.attempt, error=_short_json(error, data))
+
+    async def _send(self, event: Draft, writer: Writer | None = None) -> Sent:
+        """Sends it, however long the server is away: what a run's lifecycle goes on with is not optional. Raises RunError."""
+        writer = writer or self._writer
+        assert writer is not None
         try:
-            self._writer.check()
+            writer.check()
         except TailraceError as error:
             log.warning("write_failed", run=self._run.id, error=error.message)
-        sent: Sent = self._writer.put(event)
+        sent: Sent = writer.put(event)
         await sent.settled()
         assert sent.outcome is not None
         if not sent.outcome.accepted:
             raise refusal(self._run.id, event.type, sent.outcome)
+        return sent
 
     def _leave_writer(self) -> None:
         if self._writer is not None:
@@ -287,6 +341,7 @@ class Execution:
 
     def _stop(self) -> None:
         if self._inner is not None and not self._inner.done():
+            self._stopped.append(self._inner)
             self._inner.cancel()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from processor.client.signals import Hold, at_exit, on_stop, watch_signals
-from processor.core.errors import ServerError
+from processor.core.errors import ServerError, ServerUnreachable
 from processor.core.keys import PartitionKeys
 from processor.store.connection import speaking_of
 
@@ -61,7 +60,8 @@ class Owners:
         self._renewing: asyncio.Task[None] | None = None
         self._soon = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self._unwatch: Callable[[], None] | None = None
+        self._unwatch: list[Callable[[], None]] = []  # take back what the process was asked to tell
+        self._closed = False
         self._ending: set[asyncio.Task[None]] = set()
         self._drain_seconds = 0.0  # what the last signal left to executions
         self.waited_for = False  # somebody will await close() before the process ends
@@ -69,10 +69,11 @@ class Owners:
     async def add(self, owned: Owned) -> None:
         """From now on it is renewed. Returns when cancels of its partition are heard."""
         session = self._session
+        if self._closed:
+            raise ServerUnreachable(f"run {owned.run}: its Tailrace was closed.")
         self._owned[owned.run] = owned
-        if self._unwatch is None:
-            self._unwatch = on_stop(self._on_signal)
-            at_exit(self._at_exit)
+        if not self._unwatch:
+            self._unwatch = [on_stop(self._on_signal), at_exit(self._at_exit)]
         else:
             watch_signals()
         if self._renewing is None:
@@ -81,7 +82,11 @@ class Owners:
         partition = session.keys.of(owned.run)
         if partition.ctl not in self._controls:
             control = self._controls[partition.ctl] = _Control(self, partition)
-            await session.server.channels.subscribe(partition.ctl, control)
+            try:
+                await session.server.channels.subscribe(partition.ctl, control)
+            except BaseException:
+                self._controls.pop(partition.ctl, None)
+                raise
 
     def remove(self, owned: Owned) -> None:
         if self._owned.get(owned.run) is owned:
@@ -131,7 +136,9 @@ class Owners:
 
     def _on_signal(self, number: int) -> Hold | None:
         """SIGINT: somebody waits at a terminal, so what runs here ends now. SIGTERM: a deploy, so it may finish."""
-        if self._loop.is_closed() or not any(owned.task is not None for owned in list(self._owned.values())):
+        if self._session.is_foreign or self._loop.is_closed():
+            return None
+        if not any(owned.task is not None for owned in list(self._owned.values())):
             return None
         self._drain_seconds = 0.0 if number == signal.SIGINT else self._session.settings.drain_seconds
         hold = Hold()
@@ -146,7 +153,7 @@ class Owners:
 
     def _at_exit(self) -> None:
         """A server that left its loop as it was, with executions in it: they have their time now."""
-        if self._session.pid == os.getpid() and not self._loop.is_closed() and not self._loop.is_running():
+        if not self._session.is_foreign and not self._loop.is_closed() and not self._loop.is_running():
             self._loop.run_until_complete(self._end(self._drain_seconds))
 
     async def _end(self, drain_seconds: float) -> None:
@@ -161,9 +168,10 @@ class Owners:
 
     async def close(self, drain_seconds: float) -> None:
         """Lets executions end by themselves for so long, then stops them."""
+        self._closed = True
         await self._end(drain_seconds)
-        if self._unwatch is not None:
-            self._unwatch()
+        for take_back in self._unwatch:
+            take_back()
         if self._renewing is not None:
             self._renewing.cancel()
             await asyncio.gather(self._renewing, return_exceptions=True)

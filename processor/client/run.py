@@ -17,7 +17,7 @@ from processor.client.link import link_to
 from processor.core.assemble import Assembler
 from processor.core.cursor import FeedId, parse_cursor
 from processor.core.errors import BadEvent, IllegalEvent, RunCancelled, RunClosed, RunError, RunFailed, RunNotFound
-from processor.core.events import GAP, Draft, Event, draft, plain, text_payload, text_tail
+from processor.core.events import GAP, Event, Fields, draft, plain, text_payload, text_tail
 from processor.core.json import dumps, loads
 from processor.core.names import check_labels, check_name, check_run, check_type, is_text
 from processor.core.start import start_hash
@@ -293,8 +293,9 @@ class Run(Generic[R]):
 
         if self._execution is not None:
             raise RuntimeError(f"run {self.id} is entered already")
-        self._execution = Execution(await self._session(), self, labels=self._labels)
-        await self._execution.enter()
+        execution = Execution(await self._session(), self, labels=self._labels)
+        await execution.enter()
+        self._execution = execution
         return self
 
     async def __aexit__(
@@ -318,16 +319,20 @@ class Run(Generic[R]):
     def _writer(self) -> Writer:
         return self._live or self._tail._current().producer.writer(self.id)
 
-    def _put(self, event: Draft) -> Sent:
+    def _put(self, event: Fields) -> Sent:
+        return self._writer_of(event).put(event)
+
+    def _writer_of(self, event: Fields) -> Writer:
+        """The writer, if the event is not too large for it. Raises BadEvent."""
         writer = self._live or self._tail._current().producer.writer(self.id)
         limit = writer.max_event_bytes
-        if len(event.payload) > limit:
+        if len(event[1]) > limit:
             raise BadEvent(
-                f"an event {event.type} of run {self.id} has {len(event.payload):,} bytes; at most {limit:,} are allowed.",
+                f"an event {event[0]} of run {self.id} has {len(event[1]):,} bytes; at most {limit:,} are allowed.",
                 remedy="Store it elsewhere and emit where it is, or raise TAILRACE_MAX_EVENT_KIB here and at the gateway.",
                 field="data",
             )
-        return writer.put(event)
+        return writer
 
     def _send(self, type: str, data: object) -> Sent:
         return self._put(draft(type, dumps(data), attempt=self.attempt))

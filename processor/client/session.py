@@ -53,6 +53,11 @@ class Session:
         self._passes: asyncio.Task[None] | None = None
 
     @property
+    def is_foreign(self) -> bool:
+        """Whether a fork() brought it here: it is the parent's, who goes on with it."""
+        return self.pid != Session.process
+
+    @property
     def keys(self) -> Keyspace:
         assert self._keys is not None, "the session is not open yet"
         return self._keys

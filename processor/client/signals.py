@@ -93,10 +93,14 @@ def _is_the_loops(found: object) -> bool:
     return getattr(found, "__name__", "") in ("_sighandler_noop", "__sighandler")
 
 
-def at_exit(function: Callable[[], None]) -> None:
-    """Calls it when the process ends without being killed, also where it is a worker and its end is not Python's own."""
+def at_exit(function: Callable[[], None]) -> Callable[[], None]:
+    """Calls it when the process ends without being killed, also where it is a worker and its end is not Python's own.
+
+    Returns what takes it back.
+    """
     util: Any = sys.modules.get("multiprocessing.util")
     if util is not None:
-        util.Finalize(None, function, exitpriority=10)
-    else:
-        atexit.register(function)
+        take_back: Callable[[], None] = util.Finalize(None, function, exitpriority=10).cancel
+        return take_back
+    atexit.register(function)
+    return lambda: atexit.unregister(function)

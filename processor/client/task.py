@@ -209,17 +209,16 @@ async def start_queued(tail: Tailrace, task: str, input: bytes, options: Options
     await tail.session()
     run: Run[Any] = Run(tail, options.run_id())
     data = b'{"task":%b,"input":%b}' % (dumps(task), input)
-    await run._put(
-        draft(
-            "run.queued",
-            data,
-            task=check_name(task, "task"),
-            start=_hash(task, input),
-            thread=options.thread or "",
-            labels=options.labels,
-            delay_ms=options.delay_ms,
-        )
+    queued = draft(
+        "run.queued",
+        data,
+        task=check_name(task, "task"),
+        start=_hash(task, input),
+        thread=options.thread or "",
+        labels=options.labels,
+        delay_ms=options.delay_ms,
     )
+    await run._writer_of(queued).put_or_withdraw(queued)
     return run
 
 

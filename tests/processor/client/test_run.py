@@ -13,12 +13,19 @@ from processor.core.errors import (
     BadEvent,
     BadInput,
     BadName,
+    BufferFull,
+    EventsLost,
     IllegalEvent,
     RunCancelled,
     RunClosed,
     RunFailed,
     RunNotFound,
+    StaleAttempt,
 )
+from processor.core.settings import Settings
+from processor.store.connection import execute
+from processor.store.follow import follow
+from tests.support.servers import TestServer
 from tests.support.until import until
 
 
@@ -142,6 +149,71 @@ async def test_cancelling_a_block_ends_it_as_cancelled(tail: Tailrace) -> None:
     assert (await run.state()).status == "cancelled"
     assert (await everything(run))[-1].data == {"reason": "enough"}
     assert not await run.cancel()
+
+
+async def test_cancelling_a_block_that_asks_ends_it_as_cancelled(tail: Tailrace) -> None:
+    """A run that waits for an answer ends at once, and the block is told the same as any other."""
+
+    async def ask() -> None:
+        async with tail.run("r") as run:
+            await run.ask("really?", bool)
+
+    asking = asyncio.create_task(ask())
+    async for event in follow(await tail.session(), "r", wait_seconds=5):
+        if event.type == "run.waiting":
+            break
+    assert await tail.run("r").cancel("no")
+    with anyio.fail_after(5), pytest.raises(RunCancelled):
+        await asking
+
+
+async def test_a_cancel_at_the_end_of_a_block_comes_too_late(tail: Tailrace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cancel that arrives while the block's last writes go out does not leave the run without an end."""
+    run = tail.run("r")
+    flush = run._flush
+
+    async def cancelled_meanwhile(*, patiently: bool = False) -> None:
+        await tail.run("r").cancel("too late")
+        await asyncio.sleep(0.1)
+        await flush(patiently=patiently)
+
+    monkeypatch.setattr(run, "_flush", cancelled_meanwhile)
+    async with run:
+        run.log("all is done")
+    assert (await run.state()).status == "succeeded"
+
+
+async def test_a_block_whose_run_is_lost_says_so(brisk: Tailrace) -> None:
+    """A block whose run another owner has is left by StaleAttempt, not by a cancellation that nobody asked for."""
+    session = await brisk.session()
+    with anyio.fail_after(5), pytest.raises(StaleAttempt):
+        async with brisk.run("r") as run:
+            await execute(session.redis, "HSET", session.keys.of("r").run("r"), "owner", "another")
+            await asyncio.sleep(30)
+    assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
+    await run.cancel()
+
+
+async def test_a_lost_write_fails_its_block(tail: Tailrace) -> None:
+    """A write that nobody awaited and that failed fails the run, when the block's end tells of it."""
+    with pytest.raises(EventsLost):
+        async with tail.run("r") as run:
+            await run.log("one")
+            run._writer().chain.lost = (1, 1)
+    assert (await run.state()).status == "failed"
+
+
+async def test_an_event_that_found_no_room_says_so(server: TestServer, namespace: str) -> None:
+    """BufferFull is told once by the next call, and again by the event itself when it is awaited."""
+    settings = Settings(redis_url=server.url, namespace=namespace, buffer_mib=1)
+    async with Tailrace(settings=settings) as tail:
+        run, sent = tail.run("r"), []
+        with pytest.raises(BufferFull):
+            while True:
+                sent.append(run.log("x" * 60_000))
+        with anyio.fail_after(5), pytest.raises(BufferFull):
+            await sent[-1]
+        await sent[-2]
 
 
 async def test_an_ended_run_takes_no_more(tail: Tailrace) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
+import signal
+import time
 from dataclasses import dataclass
+from multiprocessing.synchronize import Event
 from typing import Any
 
 import anyio
@@ -11,7 +15,18 @@ import pytest
 from pydantic import BaseModel
 
 from processor import GiveUp, Retry, RetryLater, Run, SyncRun, Tailrace
-from processor.core.errors import BadInput, NotAwaited, RunCancelled, RunExists, RunFailed, ThreadBusy
+from processor.core.errors import (
+    BadInput,
+    NotAwaited,
+    RunCancelled,
+    RunExists,
+    RunFailed,
+    RunNotFound,
+    ServerFull,
+    ThreadBusy,
+)
+from processor.store.connection import execute
+from tests.support.servers import TestServer
 from tests.support.until import until
 
 
@@ -109,6 +124,153 @@ async def test_retry_later_is_no_failed_try(tail: Tailrace) -> None:
 
     with anyio.fail_after(5):
         assert await (await later.start_here()).result() == 4
+
+
+async def test_retry_later_leaves_the_tries_of_failures(tail: Tailrace) -> None:
+    """A failure behind several RetryLater is the first of the tries that may fail."""
+    tries = 0
+
+    @tail.task(retry=Retry(attempts=2, base_seconds=0.001))
+    async def sometimes(run: Run) -> int:
+        nonlocal tries
+        tries += 1
+        if tries <= 3:
+            raise RetryLater(0.001)
+        if tries == 4:
+            raise ValueError("once")
+        return tries
+
+    with anyio.fail_after(5):
+        assert await (await sometimes.start_here()).result() == 5
+
+
+async def test_a_next_try_waits_for_a_server_in_trouble(tail: Tailrace) -> None:
+    """A server that refuses writes when a try is to begin ends no run: the try begins later."""
+    session = await tail.session()
+    tries = 0
+
+    @tail.task(retry=Retry(attempts=2, base_seconds=0))
+    async def twice(run: Run) -> int:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise RetryLater(0.1)
+        return tries
+
+    run = await twice.start_here()
+    await until(lambda: _is(run, "queued"), "the first try has failed")
+    await execute(session.redis, "CONFIG", "SET", "maxmemory", "1")
+    try:
+        await until(lambda: isinstance(session.appender.trouble, ServerFull), "the next try is refused")
+    finally:
+        await execute(session.redis, "CONFIG", "SET", "maxmemory", "0")
+    with anyio.fail_after(5):
+        assert await run.result() == 2
+
+
+async def test_a_start_that_raised_does_not_happen_later(tail: Tailrace) -> None:
+    """Whoever is told that a run could not be started may start another one."""
+    session = await tail.session()
+
+    @tail.task
+    async def nothing(run: Run) -> None: ...
+
+    await execute(session.redis, "CONFIG", "SET", "maxmemory", "1")
+    try:
+        with pytest.raises(ServerFull):
+            await nothing.options(id="queued").start()
+        with pytest.raises(ServerFull):
+            await nothing.options(id="here").start_here()
+    finally:
+        await execute(session.redis, "CONFIG", "SET", "maxmemory", "0")
+    await until(lambda: session.appender.trouble is None, "the server takes writes")
+    assert not session.appender.busy
+    for id in ("queued", "here"):
+        with pytest.raises(RunNotFound):
+            await tail.run(id).state()
+
+
+async def test_a_start_that_was_cancelled_behind_its_beginning_ends(
+    tail: Tailrace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that began and that nobody is going to execute fails, instead of being renewed for ever."""
+    session = await tail.session()
+
+    async def never(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    @tail.task
+    async def nothing(run: Run) -> None: ...
+
+    with monkeypatch.context() as patch, pytest.raises(TimeoutError):
+        patch.setattr(session.server.channels, "subscribe", never)
+        async with asyncio.timeout(0.2):
+            await nothing.options(id="r").start_here()
+    with anyio.fail_after(5), pytest.raises(RunFailed) as failed:
+        await tail.run("r").result()
+    assert failed.value.reason == "shutdown"
+    await (await nothing.start_here()).result()
+
+
+async def test_closing_in_backoff_ends_the_run(server: TestServer, namespace: str) -> None:
+    """A run that waits for its next try ends with its process, as one that is executed does."""
+    tail = Tailrace(server.url, namespace=namespace)
+
+    @tail.task
+    async def later(run: Run) -> None:
+        raise RetryLater(300)
+
+    run = await later.start_here()
+    await until(lambda: _is(run, "queued"), "it waits for its next try")
+    await tail.close()
+    with anyio.fail_after(5), pytest.raises(RunFailed) as failed:
+        await run.result()
+    assert failed.value.reason == "shutdown"
+    await tail.close()
+
+
+async def test_the_end_of_a_run_waits_for_room_in_the_buffer(tail: Tailrace) -> None:
+    """What others have not got rid of yet delays a run's end, and does not swallow it."""
+    buffer = (await tail.session()).producer.buffer
+
+    @tail.task
+    async def filling(run: Run) -> str:
+        buffer.used += buffer.limit
+        asyncio.get_running_loop().call_later(0.05, buffer.release, buffer.limit)
+        return "done"
+
+    with anyio.fail_after(5):
+        assert await (await filling.start_here()).result() == "done"
+
+
+def _sleep(is_there: Event) -> None:
+    is_there.set()
+    time.sleep(30)
+
+
+@pytest.mark.holds_loop
+async def test_a_forked_child_obeys_signals(server: TestServer, namespace: str) -> None:
+    """A signal to a child of a task's ends the child: the runs that it was forked with are not its own."""
+    tail = Tailrace(server.url, namespace=namespace)
+
+    @tail.task
+    async def forking(run: Run) -> int | None:
+        fork = multiprocessing.get_context("fork")
+        is_there = fork.Event()
+        child = fork.Process(target=_sleep, args=(is_there,))
+        child.start()
+        try:
+            assert await asyncio.to_thread(is_there.wait, 5)
+            child.terminate()
+            await asyncio.to_thread(child.join, 5)
+            return child.exitcode
+        finally:
+            child.kill()
+            child.join()
+
+    run = await forking.start_here()
+    assert await run.result() == -signal.SIGTERM
+    await tail.close()
 
 
 async def test_a_try_has_its_time(tail: Tailrace) -> None:

@@ -81,7 +81,7 @@ async def test_closing_while_it_opens_tells_whoever_waits(
     """Whoever waits for a server that does not answer the first question is told when it is closed."""
     asked = asyncio.Event()
 
-    async def unanswered(*_: object) -> None:
+    async def unanswered(*_: object, **__: object) -> None:
         asked.set()
         await asyncio.Event().wait()
 
