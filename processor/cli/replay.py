@@ -96,11 +96,13 @@ async def _replay(out: Output, text: str, wanted: _Wanted, speed: float, step: b
         assert state is not None  # find_run has just seen it
         view = View(out)
         pace = Pace(MAX if step else speed)
+        played = False
         if step:
             out.say("any key: the next event; q ends")
         async for event in _events(space, run, state, wanted):
             if not wanted.viewing.wants(event):
                 continue
+            played = True
             if event.seq:
                 await _until_due(out, pace, event)
             shown(out, view, event, wanted.viewing)
@@ -109,6 +111,8 @@ async def _replay(out: Output, text: str, wanted: _Wanted, speed: float, step: b
                 if await _key() in ("q", "\x04", ""):
                     break
         view.close()
+    if not played:
+        out.say(f"{run} has no such events; its last one is {state.tail}")
     if not state.terminal:
         out.say(f"{run} is {state.status}; this was all of it so far. `tailrace tail {run}` goes on.")
     return FAILED if state.status in ("failed", "cancelled") else DONE

@@ -51,6 +51,9 @@ async def test_part_of_a_run(cli: Cli, recorded: str) -> None:
     assert await seqs("--from", "3-1795506276400") == [3, 4]
     assert await seqs("--from", "2026-11-24T07:44:36.200Z", "--to", "2026-11-24T07:44:36.400Z") == [2, 3]
     assert await seqs("--type", "a.*") == [1, 2]
+    nothing = await cli.here("replay", recorded, "--from", "99")
+    assert (nothing.code, nothing.out) == (0, "")
+    assert f"{recorded} has no such events" in nothing.err
 
 
 async def test_at_a_terminal_by_keys(cli: Cli, recorded: str, terminal: Callable[..., Terminal]) -> None:
