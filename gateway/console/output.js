@@ -97,6 +97,7 @@ export class Output {
     const none = !model.texts.some((text) => !model.isVoid(text) && text.text)
     this.empty.hidden = !none || (model.to !== null && model.result !== undefined)
     this.tools.hidden = none
+    this.result.classList.toggle("alone", none && this.empty.hidden)
     say(this.empty, model.logged && !model.spans.length ? "No text so far, but log lines." : "No text so far.")
   }
 
