@@ -90,7 +90,7 @@ def _is_worker() -> bool:
 
 def _is_the_loops(found: object) -> bool:
     """Whether it stands for loop.add_signal_handler (granian): then the loop hears of signals whatever is done here."""
-    return getattr(found, "__name__", "") in ("_sighandler_noop", "__sighandler")
+    return getattr(found, "__name__", "") in ("_sighandler_noop", "_Loop__sighandler")  # asyncio's and uvloop's
 
 
 def at_exit(function: Callable[[], None]) -> Callable[[], None]:
