@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from processor.cli.exits import UnknownNamespace
 from processor.cli.options import Options
@@ -16,7 +17,7 @@ from processor.core.errors import NotConfigured, ServerError
 from processor.core.keys import Keyspace
 from processor.core.settings import Settings
 from processor.store.checks import check_server
-from processor.store.connection import Address, commands
+from processor.store.connection import Address, commands, server_error
 from processor.store.topology import read_topology
 
 if TYPE_CHECKING:
@@ -53,7 +54,10 @@ async def checked(settings: Settings, *, writes: bool) -> AsyncIterator[Redis]:
         except ServerError as error:
             if "unknown command" not in error.message.lower():  # fakeredis has no INFO: nothing to judge
                 raise
-        yield redis
+        try:
+            yield redis
+        except RedisError as error:
+            raise server_error(error, settings.redis_url) from error
     finally:
         await redis.aclose(close_connection_pool=True)
 
