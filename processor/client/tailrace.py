@@ -200,7 +200,13 @@ class Tailrace:
 
     async def __aenter__(self) -> Tailrace:
         """Opens it now. Raises ServerError, SettingsError, NotConfigured."""
-        session = await self.session()
+        try:
+            session = await self.session()
+            await session.server.check_writes(session.settings)
+        except BaseException:
+            if self._entered == 0:
+                await self.close()
+            raise
         session.owners.waited_for = True
         self._entered += 1
         return self

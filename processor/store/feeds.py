@@ -18,6 +18,7 @@ from processor.core.splice import Entry, Look
 from processor.store.channels import Channels
 from processor.store.connection import speaking_of, uncancelled
 from processor.store.runs import RunState, Space, read_feed, read_state
+from processor.store.scripts import Scripts
 
 __all__ = ["FIRST_PAGE", "Feeds", "Served", "Store", "next_page"]
 
@@ -42,6 +43,9 @@ class Store(Space, Protocol):
 
     @property
     def server(self) -> Served: ...
+
+    @property
+    def scripts(self) -> Scripts: ...
 
     @property
     def settings(self) -> Settings: ...
@@ -73,17 +77,12 @@ class Feeds:
 
     async def look(self, run: str) -> Look:
         """The run's hash and its feed's last entry, in one step."""
-        keys = self._store.keys.of(run)
         with self._speaking():
-            async with self._redis.pipeline(transaction=True) as both:
-                untyped: Any = both
-                untyped.hmget(keys.run(run), "status", "tail")
-                untyped.xrevrange(keys.feed(run), count=1)
-                (status, tail), newest = await uncancelled(untyped.execute())
+            status, tail, newest = await self._store.scripts.look(self._store.keys.of(run), run)
         return Look(
-            status.decode() if status else None,
+            status or None,
             FeedId.parse(tail) if tail else None,
-            FeedId.parse(newest[0][0]) if newest else None,
+            FeedId.parse(newest) if newest else None,
         )
 
     async def tails(self, runs: Sequence[str]) -> list[FeedId | None]:

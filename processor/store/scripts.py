@@ -22,7 +22,7 @@ from processor.store.connection import execute
 __all__ = ["Batch", "Limits", "Script", "Scripts", "append_command", "load_script"]
 
 _INCLUDE = re.compile(r"^-- @include (\w+)$", re.MULTILINE)
-_FLAGS = re.compile(r"^-- Flags +(.*)$", re.MULTILINE)
+_FLAGS = re.compile(r"^-- Flags +(allow-oom|no-writes)\b", re.MULTILINE)
 
 
 def _source(name: str) -> str:
@@ -58,8 +58,7 @@ def load_script(name: str, *, shebang: bool = True) -> Script:
     text = _with_includes(source, set())
     if shebang:
         flags = _FLAGS.search(source)
-        allowed = "allow-oom" if flags and flags.group(1).startswith("allow-oom") else ""
-        text = f"#!lua flags={allowed}\n{text}" if allowed else f"#!lua\n{text}"
+        text = f"#!lua flags={flags[1]}\n{text}" if flags else f"#!lua\n{text}"
     body = text.encode()
     return Script(name, body, hashlib.sha1(body, usedforsecurity=False).hexdigest().encode())
 
@@ -194,6 +193,11 @@ class Scripts:
         if reply[0] != b"ok":
             return f"topology {reply[1].decode()}", []
         return "ok", [[outcome.decode() for outcome in batch] for batch in reply[1]]
+
+    async def look(self, keys: PartitionKeys, run: str) -> tuple[str, str, str]:
+        """(status, tail, ID of the feed's last entry), "" for what is not there."""
+        status, tail, newest = await self._call("look", [keys.run(run), keys.feed(run)], [])
+        return status.decode(), tail.decode(), newest.decode()
 
     async def renew(self, keys: PartitionKeys, owned: Sequence[tuple[str, str]]) -> list[str]:
         """owned: (run, owner). Answers as renew.lua's header has them, in the same order."""

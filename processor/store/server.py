@@ -41,18 +41,26 @@ class Server:
         return server
 
     async def check(self, settings: Settings) -> None:
-        """Once: is it there, new enough, writable, safe? Raises ServerError."""
+        """Once: is it there, new enough, safe? Whether it takes writes shows at the first one: reading needs none.
+
+        Raises ServerError.
+        """
         async with self._checked:
             if self._is_checked:
                 return
             try:
-                await check_server(self.commands, settings)
+                await check_server(self.commands, settings, writes=False)
             except ServerError as error:
                 # fakeredis has neither INFO nor CONFIG, and takes `#!lua` for a syntax error.
                 if "unknown command" not in error.message.lower():
                     raise
                 self.shebang = False
             self._is_checked = True
+
+    async def check_writes(self, settings: Settings) -> None:
+        """Does it take writes now? For those who want to know early. Raises ServerReadOnly, ServerFull."""
+        if self.shebang:
+            await check_server(self.commands, settings)
 
     async def release(self) -> None:
         self._users -= 1

@@ -100,6 +100,25 @@ async def _count(tail: Tailrace, count: int) -> bool:
 
 
 @pytest.mark.parametrize("how", WORDS)
+async def test_reading_needs_no_writes(daemon: Daemon, how: str) -> None:
+    """A process that begins now may read what is there; one that asks early whether it may write is told."""
+    async with client_of(daemon) as client:
+        async with Tailrace(daemon.url) as tail:
+            await tail.run("r").log("0")
+        await refuse(client, how)
+        reader = Tailrace(daemon.url)
+        assert await lines_of(reader, "r") == ["0"]
+        assert (await reader.run("r").state()).status == "running"
+        with pytest.raises(WORDS[how]):
+            await reader.run("r").log("1")
+        await reader.close()
+        with pytest.raises(WORDS[how]):
+            async with Tailrace(daemon.url):
+                pass
+        await heal(client, how)
+
+
+@pytest.mark.parametrize("how", WORDS)
 async def test_runs_live_through_a_refusal(daemon: Daemon, how: str) -> None:
     """A run executed here goes on with its work, and ends as it would have, once the server takes its events."""
     settings = Settings(redis_url=daemon.url, owner_seconds=1.0)

@@ -18,6 +18,7 @@ LUA = ROOT / "scripts" / "lua"
 SCRIPTS = sorted(LUA.glob("*.lua"))
 INCLUDES = sorted((LUA / "include").glob("*.lua"))
 OUT_OF_MEMORY_MUST_HEAL = {"start", "settle", "renew", "claim", "lease", "pull", "trim", "cancel", "expire"}  # DESIGN 4
+READS = {"look"}
 NOT_ON_FAKEREDIS = re.compile(r"\b(cmsgpack|struct|bit)\.|setresp|sha1hex|REDIS_VERSION")
 NEWER_THAN_REDIS_7 = re.compile(
     r"'(XACKDEL|XDELEX|XNACK|XCFGSET|HEXPIRE|HPEXPIRE|HGETEX|HSETEX|HGETDEL|DELIFEQ|MSETEX)'"
@@ -77,14 +78,15 @@ def test_header_parts(path: Path) -> None:
 
 @every_script
 def test_flags(path: Path) -> None:
-    """What DESIGN 4 lists heals a server that is out of memory, everything else is refused before its first write."""
+    """What DESIGN 4 lists heals a server that is out of memory, what reads is always answered, everything else is refused
+    before its first write."""
     header, _ = split(path)
     flags = re.search(r"^-- Flags +(\S+)", header, re.MULTILINE)
     assert flags is not None
-    heals = path.stem in OUT_OF_MEMORY_MUST_HEAL
-    assert flags[1].rstrip(":") == ("allow-oom" if heals else "none")
-    first = load_script(path.stem).text.split(b"\n", 1)[0]
-    assert first == (b"#!lua flags=allow-oom" if heals else b"#!lua")
+    expected = "allow-oom" if path.stem in OUT_OF_MEMORY_MUST_HEAL else "no-writes" if path.stem in READS else "none"
+    assert flags[1].rstrip(":") == expected
+    first = load_script(path.stem).text.split(b"\n", 1)[0].decode()
+    assert first == ("#!lua" if expected == "none" else f"#!lua flags={expected}")
 
 
 def offered(include: str) -> set[str]:
