@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
-from processor.core.events import Draft
+from processor.core.events import Draft, Fields
 
 __all__ = ["Budget", "Chain", "Flight", "Item", "Outcome"]
 
@@ -47,16 +47,18 @@ class Outcome(NamedTuple):
             return self
         seq, _, ms = (self.id or "").partition("-")
         id = f"{int(seq) + number - self.number}-{ms}" if seq else None
-        return self._replace(id=id, number=0)
+        return Outcome(self.word, id, self.detail, self.attempt)
 
 
 class Item(Protocol):
     """An event on its way. `body`: events that came together and of which none may follow a refused one; None if alone."""
 
     number: int
-    draft: Draft
     body: object | None
     acknowledged: bool
+
+    @property
+    def draft(self) -> Fields: ...
 
     @property
     def size(self) -> int:
@@ -71,7 +73,7 @@ class Kept(NamedTuple):
 
     at: float
     number: int  # of the first
-    drafts: list[tuple[Any, ...]]
+    drafts: list[Fields]
     size: int
 
     def until(self, last: int) -> Kept:

@@ -7,6 +7,7 @@ what an answer means is decided by each run's chain (processor/core/chain.py); h
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import hiredis
 import structlog
+from prometheus_client import Counter
 
 from processor.core.chain import Budget, Flight, Outcome
 from processor.core.errors import ServerError, ServerFull, ServerReadOnly, ServerUnreachable
@@ -369,5 +371,10 @@ def parse_outcomes(reply: Sequence[bytes]) -> list[tuple[int, Outcome]]:
             outcome = Outcome(word, detail=detail)
         parsed.append((int(count or 0), outcome))
         if word not in ("cancelling", "stored"):
-            metrics.appends_total.labels(outcome=word).inc(int(count))
+            _appends(word).inc(int(count))
     return parsed
+
+
+@functools.cache
+def _appends(word: str) -> Counter:
+    return metrics.appends_total.labels(outcome=word)

@@ -122,7 +122,7 @@ class Producer:
             await one.settled()
         outcomes = [one.outcome for one in sent if one.outcome is not None]
         if outcomes[-1].word == "unsent":
-            raise refusal(writer.chain.run, sent[-1].draft.type, outcomes[-1])
+            raise refusal(writer.chain.run, sent[-1].draft[0], outcomes[-1])
         return outcomes
 
     async def _bounded(self, outcomes: Awaitable[list[Outcome]]) -> list[Outcome]:

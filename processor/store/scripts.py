@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, NamedTuple
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
-from processor.core.events import Draft, is_increment
+from processor.core.events import Fields, is_increment
 from processor.core.keys import PartitionKeys
 from processor.core.settings import Settings
 from processor.store.connection import execute
@@ -101,7 +101,7 @@ class Batch(NamedTuple):
     writer: str  # `p:<producer>` from outside, `x:<exec>` live
     prev: int  # the writer's last number known as accepted
     number: int  # of the first event
-    events: Sequence[Draft]
+    events: Sequence[Fields]
 
 
 _FIXED_KEYS: Final = 7
@@ -130,15 +130,15 @@ def append_command(
         args.append(0)
         count, events, at, total = 0, batch.events, 0, len(batch.events)
         while at < total:
-            first = events[at]
-            type, end = first.type, at + 1
+            type, _, extras, work = events[at]
+            end = at + 1
             if not type.startswith("run."):
-                while end < total and events[end].type == type:
+                while end < total and events[end][0] == type:
                     end += 1
-            args += (type, end - at, *first.extras)
-            args += [event.payload for event in events[at:end]]
-            if first.work:
-                names.append(keys.work(first.work))
+            args += (type, end - at, *extras)
+            args += [event[1] for event in events[at:end]]
+            if work:
+                names.append(keys.work(work))
             elif is_increment(type):
                 increments.add(f"b:{type}")
             count += 1

@@ -21,7 +21,7 @@ from processor.core.errors import (
     TailraceError,
     ThreadBusy,
 )
-from processor.core.events import OVERHEAD, Draft
+from processor.core.events import OVERHEAD, Fields
 from processor.store.append import Appender
 
 __all__ = ["Buffer", "Posted", "Sent", "Writer", "refusal"]
@@ -106,10 +106,10 @@ class Sent:
 
     __slots__ = ("_told", "_waiters", "acknowledged", "body", "draft", "number", "size", "writer")
 
-    def __init__(self, writer: Writer, draft: Draft, body: object | None = None) -> None:
+    def __init__(self, writer: Writer, draft: Fields, body: object | None = None) -> None:
         self.writer = writer
         self.draft = draft
-        self.size = len(draft.payload) + OVERHEAD
+        self.size = len(draft[1]) + OVERHEAD
         self.body = body
         self.number = 0
         self.acknowledged = False
@@ -182,7 +182,7 @@ class Sent:
                     waiter.set_result(None)
 
     def __repr__(self) -> str:
-        return f"<Sent {self.draft.type} to {self.writer.chain.run}: {self._told.word if self._told else 'under way'}>"
+        return f"<Sent {self.draft[0]} to {self.writer.chain.run}: {self._told.word if self._told else 'under way'}>"
 
 
 class Writer:
@@ -201,7 +201,7 @@ class Writer:
         self._failed: Sent | None = None  # refused, and nobody has been told
         self._outside: Sent | None = None  # not admitted to the full buffer, and not awaited yet
 
-    def put(self, draft: Draft, body: object | None = None) -> Sent:
+    def put(self, draft: Fields, body: object | None = None) -> Sent:
         """Sends it; raises what an earlier unawaited write failed with."""
         if self.untold:
             self.check()
@@ -212,7 +212,7 @@ class Writer:
             self.admit_now(sent)
         return sent
 
-    async def put_or_withdraw(self, draft: Draft) -> Sent:
+    async def put_or_withdraw(self, draft: Fields) -> Sent:
         """Sends it and waits; where that fails it is taken back, so that it does not happen behind its caller's back later.
 
         What was under way when a wait ended may have happened all the same.
@@ -226,7 +226,7 @@ class Writer:
             raise
         return sent
 
-    def put_anyway(self, draft: Draft) -> Sent:
+    def put_anyway(self, draft: Fields) -> Sent:
         """As put, where an exception is on its way already: an earlier failure waits for the next call."""
         sent = Sent(self, draft)
         self.admit_now(sent)
@@ -259,7 +259,7 @@ class Writer:
         if sent is self._failed:
             self._failed = None
         if not outcome.accepted:
-            raise refusal(self.chain.run, sent.draft.type, outcome)
+            raise refusal(self.chain.run, sent.draft[0], outcome)
         return outcome.id or ""
 
     @property
@@ -272,7 +272,7 @@ class Writer:
         if self._failed is not None:
             failed, self._failed = self._failed, None
             assert failed.outcome is not None
-            raise refusal(self.chain.run, failed.draft.type, failed.outcome)
+            raise refusal(self.chain.run, failed.draft[0], failed.outcome)
         if self.chain.lost is not None:
             first, last = self.chain.lost
             self.chain.lost = None
@@ -281,7 +281,7 @@ class Writer:
             outside, self._outside = self._outside, None
             outside.give_up()
             assert outside.outcome is not None
-            raise refusal(self.chain.run, outside.draft.type, outside.outcome)
+            raise refusal(self.chain.run, outside.draft[0], outside.outcome)
 
     def tell(self, trouble: ServerError) -> None:
         for sent in list(self.waiting):
@@ -304,7 +304,7 @@ class Writer:
 class Posted:
     """One body of a named producer over HTTP: its numbers are the client's, and so is the chain."""
 
-    def __init__(self, run: str, producer: str, prev: int, number: int, drafts: Sequence[Draft]) -> None:
+    def __init__(self, run: str, producer: str, prev: int, number: int, drafts: Sequence[Fields]) -> None:
         self.run, self.writer = run, f"p:{producer}"
         self.refilled = 0
         self.followers: Sequence[Posted] = ()
@@ -353,9 +353,9 @@ class _Loose:
 
     __slots__ = ("acknowledged", "body", "draft", "number", "size")
 
-    def __init__(self, draft: Draft, number: int) -> None:
+    def __init__(self, draft: Fields, number: int) -> None:
         self.draft, self.number = draft, number
-        self.size = len(draft.payload) + OVERHEAD
+        self.size = len(draft[1]) + OVERHEAD
         self.body: object | None = None
         self.acknowledged = False
 
