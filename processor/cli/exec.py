@@ -19,7 +19,7 @@ from processor.cli.output import Output, output_of
 from processor.core.backoff import GiveUp
 from processor.core.errors import RunCancelled, RunExists, RunFailed, TailraceError
 from processor.core.json import dumps
-from processor.core.names import check_run
+from processor.core.names import MAX_LABEL_BYTES, check_run
 
 if TYPE_CHECKING:
     from processor.client.run import Run
@@ -54,13 +54,18 @@ def exec_(
     raise typer.Exit(wait_for(_exec(output_of(ctx), run, command)))
 
 
+def _label(command: list[str]) -> str:
+    """The command's first words, as long as a label may be: lists show it beside the run's ID."""
+    return " ".join(command).encode("utf-8", "replace")[:MAX_LABEL_BYTES].decode("utf-8", "ignore")
+
+
 async def _exec(out: Output, id: str | None, command: list[str]) -> int:
     program = _Program(out)
     async with opened(out.options) as tail:
         task = tail.task(name="exec", retry=1, timeout_seconds=FOREVER_SECONDS)(program.execute)
         # the process makes the input unlike any other's: the same --run again is refused instead of doing nothing
         try:
-            run = await task.options(id=id).start_here(command, os.getpid())
+            run = await task.options(id=id, labels={"command": _label(command)}).start_here(command, os.getpid())
         except RunExists as error:
             raise RunExists(
                 f"run {error.run} exists already, and each exec is a run of its own.",

@@ -30,6 +30,15 @@ async def test_a_program_becomes_a_run(cli: Cli) -> None:
     assert [line for d in logs if d["logger"] == "stdout" for line in d["lines"]] == ["one", "two"]
     assert [(d["level"], d["lines"]) for d in logs if d["logger"] == "stderr"] == [("warning", ["bad"])]
     assert events[-1]["data"] == {"result": {"exit_code": 0}}
+    state = (await cli.here("show", "job")).records[0]
+    assert state["labels"] == {"command": "sh -c echo one; echo two; echo bad >&2"}
+
+
+async def test_a_long_command_names_its_beginning(cli: Cli) -> None:
+    """A label has 64 bytes at most, and no character is cut."""
+    await cli("exec", "-q", "--run", "job", "--", "true", "ä" * 100)
+    state = (await cli.here("show", "job")).records[0]
+    assert state["labels"] == {"command": "true " + "ä" * 29}
 
 
 async def test_it_ends_as_the_program_did(cli: Cli) -> None:
