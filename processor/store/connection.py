@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import hiredis
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.connection import parse_url
+from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
@@ -104,11 +104,17 @@ class Address:
             host=parts.get("host", "localhost"),
             port=int(parts.get("port", 6379)),
             path=parts.get("path"),
-            tls=ssl.create_default_context() if urlsplit(url).scheme == "rediss" else None,
+            tls=_tls_context(parts) if urlsplit(url).scheme == "rediss" else None,
             username=parts.get("username"),
             password=parts.get("password"),
             db=int(parts.get("db", 0)),
         )
+
+
+def _tls_context(parts: Mapping[str, Any]) -> ssl.SSLContext:
+    """As redis-py makes it for the other connections: the URL's ssl_… options say what is checked, and by which files."""
+    options = {name: value for name, value in parts.items() if name.startswith("ssl_")}
+    return SSLConnection(**options).ssl_context.get()
 
 
 def pack(*args: bytes | str | int) -> bytes:
