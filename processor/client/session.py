@@ -16,7 +16,7 @@ from processor.core.errors import ServerError, ServerUnreachable
 from processor.core.keys import Keyspace, PartitionKeys
 from processor.core.settings import Settings
 from processor.store.append import Appender
-from processor.store.connection import speaking_of
+from processor.store.connection import redact, speaking_of
 from processor.store.producer import Producer
 from processor.store.scripts import Limits, Scripts
 from processor.store.server import Server
@@ -86,7 +86,12 @@ class Session:
         while True:
             try:
                 await self._try_open()
-            except ServerError as error:
+            except Exception as cause:
+                if isinstance(cause, ServerError):
+                    error = cause
+                else:
+                    log.exception("open_failed")
+                    error = ServerError(f"{redact(self.server.address.url)} cannot be used: {cause!r}")
                 # What waits stays in the buffer; who waits is told now.
                 self.appender.trouble = error
                 failed, self._opened = self._opened, asyncio.get_running_loop().create_future()

@@ -94,6 +94,17 @@ async def test_closing_while_it_opens_tells_whoever_waits(
         await opening
 
 
+async def test_what_keeps_it_from_opening_is_told(server: TestServer, namespace: str) -> None:
+    """A topology that nobody can read is an error for whoever writes, not a wait without end."""
+    client = server.client()
+    client.hset(f"tr:{{{namespace}}}:topology", "layout", "eight nonce")
+    client.close()
+    tail = Tailrace(server.url, namespace=namespace)
+    with anyio.fail_after(5), pytest.raises(ServerError, match="cannot be used"):
+        await tail.run("r").log("x")
+    await tail.close()
+
+
 @pytest.mark.holds_loop
 async def test_a_server_that_takes_no_script_is_told(daemon: Daemon, namespace: str) -> None:
     """Where an ACL forbids SCRIPT LOAD, writes raise what the server says, and the server is not asked without pause."""
