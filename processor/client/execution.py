@@ -12,6 +12,7 @@ import random
 import secrets
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -77,6 +78,7 @@ class Execution:
         self._owned = Owned(run.id, self._owner, self._on_cancel, self._on_ended)
         self._cancel_asked = False
         self._ended_elsewhere: str | None = None
+        self._told = asyncio.Event()  # a cancel was asked for, or the run ended elsewhere
         self._failed_tries = 0
         self._stopped: list[asyncio.Task[Any]] = []  # each time that something was cancelled from here
         self._inner: asyncio.Task[Any] | None = None  # what a cancel stops
@@ -210,7 +212,9 @@ class Execution:
         if error is not None:
             data["error"] = error
         await self._send(draft("run.retrying", dumps(data), attempt=self._run.attempt + 1))
-        await asyncio.sleep(delay_seconds)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(delay_seconds):
+                await self._told.wait()  # a cancel ends a run that waits for its next try: no need to wait on
         await self._begin_try()
 
     # A block: `async with tail.run()`.
@@ -331,11 +335,13 @@ class Execution:
     def _on_cancel(self) -> None:
         if not self._cancel_asked:
             self._cancel_asked = True
+            self._told.set()
             self._stop()
 
     def _on_ended(self, how: str) -> None:
         if self._ended_elsewhere is None:
             self._ended_elsewhere = how
+            self._told.set()
             log.info("run_ended_elsewhere", run=self._run.id, why=how)
             self._stop()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import types
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -67,7 +68,7 @@ class Inputs:
 
     def _make_adapters(self) -> dict[str, Any]:
         """A builtin type, checked here, or pydantic's adapter for everything else."""
-        hints = typing.get_type_hints(self._fn, include_extras=True)
+        hints = self._hints()
         adapters: dict[str, Any] = {}
         for name in self._signature.parameters:
             hint = hints.get(name, Any)
@@ -75,6 +76,13 @@ class Inputs:
                 continue
             adapters[name] = hint if hint in _PLAIN else _adapter(self.name, name, hint)
         return adapters
+
+    def _hints(self) -> dict[str, Any]:
+        """Of the parameters alone: what the run's own names may be imported for type checkers only."""
+        written = getattr(self._fn, "__annotations__", {})
+        probe = types.FunctionType((lambda: None).__code__, getattr(inspect.unwrap(self._fn), "__globals__", {}))
+        probe.__annotations__ = {name: written[name] for name in self._signature.parameters if name in written}
+        return typing.get_type_hints(probe, include_extras=True)
 
     def _check_plain(self, name: str, wanted: type, value: object) -> None:
         fits = isinstance(value, wanted) and not (isinstance(value, bool) and wanted in (int, float))

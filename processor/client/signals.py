@@ -79,7 +79,10 @@ def watch_signals() -> None:
         if found == signal.SIG_IGN and not _is_worker():
             continue  # as nohup does: it is not meant for this process
         signal.signal(number, _Chained(found))
-        signal.siginterrupt(number, False)  # as uvloop and asyncio set it for theirs
+        if _is_the_loops(found):
+            signal.siginterrupt(
+                number, False
+            )  # as uvloop and asyncio set it for theirs; else a wait for a lock hears nothing
 
 
 def _is_worker() -> bool:

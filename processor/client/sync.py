@@ -64,11 +64,17 @@ class Portal:
     def iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
         """An async iterator, one step a time."""
         end = object()
+        step_under_way: asyncio.Task[Any] | None = None
 
         async def step() -> Any:
+            nonlocal step_under_way
+            step_under_way = asyncio.current_task()
             return await anext(items, end)
 
         async def close() -> None:
+            if step_under_way is not None and not step_under_way.done():  # a Ctrl-C ended the wait for it
+                step_under_way.cancel()
+                await asyncio.wait([step_under_way])
             aclose = getattr(items, "aclose", None)
             if aclose is not None:
                 await aclose()

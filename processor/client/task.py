@@ -68,6 +68,7 @@ class Starting(Coroutine[Any, Any, R]):
         self._coroutine, self._call = coroutine, call
         self._where = f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno}"
         self._begun = False
+        self.__name__ = self.__qualname__ = call
 
     def __await__(self) -> Generator[Any, None, R]:
         self._begun = True
@@ -93,7 +94,9 @@ class Starting(Coroutine[Any, Any, R]):
         )
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith(("cr_", "gi_")):  # asyncio asks a coroutine for these, to show what a task does
+            return getattr(self._coroutine, name)
+        if name.startswith("_"):
             raise AttributeError(name)
         self.close()
         raise self._missing()

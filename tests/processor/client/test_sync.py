@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 
 import pytest
 
@@ -50,6 +52,22 @@ async def test_a_sync_call_in_its_own_loop_is_refused(tail: Tailrace) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.holds_loop
+def test_ctrl_c_leaves_a_follow(server: TestServer, namespace: str) -> None:
+    """A KeyboardInterrupt that ends the wait for the next event is what the caller sees."""
+    tail = Tailrace(server.url, namespace=namespace)
+    tail.sync.run("r").log("one")
+    events = tail.sync.run("r").follow()
+    next(events)
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        next(events)
+    timer.join()
+    assert tail.sync.run("r").log("two").startswith("2-")
+    tail.sync.close()
+
+
 def test_a_forked_child_opens_its_own(tail: Tailrace) -> None:
     """After fork() the child has its own loop, connection and producer, and nothing of the parent's is lost or doubled."""
     with tail.sync as sync:

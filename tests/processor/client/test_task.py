@@ -316,6 +316,8 @@ async def test_cancel_in_backoff_ends_the_run(tail: Tailrace) -> None:
         assert await run.cancel()
         with pytest.raises(RunCancelled):
             await run.result()
+        owners = (await tail.session()).owners
+        await until(lambda: not owners._owned, "nobody waits for the try that will not be")
 
 
 async def _is(run: Run, status: str) -> bool:
@@ -472,6 +474,29 @@ async def test_a_forgotten_await_is_told(tail: Tailrace) -> None:
     assert "answer.sync.start(...)" in str(told.value)
     with pytest.warns(RuntimeWarning, match="was not awaited"):
         answer.start()  # type: ignore[unused-coroutine]
+
+
+async def test_a_start_may_be_shown_before_it_is_awaited(tail: Tailrace) -> None:
+    """Whoever prints tasks, as asyncio's debug mode does, does not touch what start returned."""
+
+    @tail.task
+    async def nothing(run: Run) -> None: ...
+
+    starting = asyncio.create_task(nothing.options(id="r").start())
+    assert "nothing.start" in repr(starting)
+    assert (await starting).id == "r"
+
+
+async def test_types_of_a_run_may_be_known_to_type_checkers_only(tail: Tailrace) -> None:
+    """A task's input is checked by its parameters' types; the run's own and the result's need not exist."""
+
+    @tail.task
+    async def counted(run: Missing, count: int) -> Missing:  # type: ignore[name-defined]  # noqa: F821
+        return count
+
+    with pytest.raises(BadInput, match="count"):
+        await counted.start("three")  # type: ignore[arg-type]
+    assert await (await counted.start_here(3)).result() == 3
 
 
 async def test_a_result_that_is_not_json_fails_the_run(tail: Tailrace) -> None:
