@@ -218,7 +218,9 @@ class Chain:
                 expected += 1
                 events -= 1
                 continue
-            count = sum(item.body is first.body for item in queue)
+            count = 1  # a body's events stand together
+            while count < len(queue) and queue[count].body is first.body:
+                count += 1
             if count > events:
                 break
             for _ in range(count):
