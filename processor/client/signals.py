@@ -79,10 +79,8 @@ def watch_signals() -> None:
         if found == signal.SIG_IGN and not _is_worker():
             continue  # as nohup does: it is not meant for this process
         signal.signal(number, _Chained(found))
-        if _is_the_loops(found):
-            signal.siginterrupt(
-                number, False
-            )  # as uvloop and asyncio set it for theirs; else a wait for a lock hears nothing
+        if _is_the_loops(found):  # which set it so themselves; elsewhere a wait for a lock would hear nothing
+            signal.siginterrupt(number, False)
 
 
 def _is_worker() -> bool:
