@@ -166,6 +166,16 @@ class Owners:
         if tasks:
             await asyncio.wait(tasks, timeout=STOP_SECONDS)
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
+
+    def abandon(self) -> None:
+        """The loop is closed: signals and the process's end are nothing to it."""
+        self._closed = True
+        for take_back in self._unwatch:
+            take_back()
+
     async def close(self, drain_seconds: float) -> None:
         """Lets executions end by themselves for so long, then stops them."""
         self._closed = True

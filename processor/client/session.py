@@ -159,6 +159,11 @@ class Session:
         while self.appender.busy and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - at a process's end
             await asyncio.sleep(0.002)
 
+    def abandon(self) -> None:
+        """Its loop was closed without it: nothing can be sent any more, and what it holds is let go."""
+        self.owners.abandon()
+        self.server.abandon(self.owners.loop)
+
     async def close(self, *, drain_seconds: float = 0.0) -> None:
         """Owned runs may end within drain_seconds, then they fail as shutdown; what is written goes out."""
         await self.owners.close(drain_seconds)

@@ -247,7 +247,13 @@ class Tailrace:
             url = self.settings.redis_url
             if url is None:
                 raise NotConfigured(remedy="Set TAILRACE_REDIS_URL=redis://localhost:6379, or run `tailrace up` here.")
+            self._forget_closed_loops()
             session = self._sessions[loop] = Session(url, self.settings)
             session.start()
         self._here = _Here(get_ident(), loop, session)
         return session
+
+    def _forget_closed_loops(self) -> None:
+        """A session holds its loop, so neither would ever go by itself where nobody called close()."""
+        for loop in [loop for loop in list(self._sessions) if loop.is_closed()]:
+            self._sessions.pop(loop).abandon()

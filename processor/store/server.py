@@ -62,6 +62,11 @@ class Server:
         if self.shebang:
             await check_server(self.commands, settings)
 
+    @staticmethod
+    def abandon(loop: asyncio.AbstractEventLoop) -> None:
+        """Lets go what a closed loop used: its servers hold it, so neither would go by itself."""
+        _open.pop(loop, None)
+
     async def release(self) -> None:
         self._users -= 1
         if self._users:

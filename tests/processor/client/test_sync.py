@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import os
 import signal
 import threading
+import warnings
 
 import pytest
 
@@ -52,6 +55,30 @@ async def test_a_sync_call_in_its_own_loop_is_refused(tail: Tailrace) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_loops_that_were_closed_leave_nothing(tail: Tailrace) -> None:
+    """asyncio.run() once and again, without close(), keeps neither sessions nor connections."""
+
+    async def write() -> None:
+        await tail.run("r").log("x")
+
+    def descriptors() -> int:
+        gc.collect()
+        return len(os.listdir("/proc/self/fd"))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # Python's own, of connections that nobody closed
+        for _ in range(3):
+            asyncio.run(write())
+        before = descriptors()
+        for _ in range(10):
+            asyncio.run(write())
+        assert descriptors() <= before + 1
+        assert len(tail._sessions) == 1
+        tail._here = None
+        tail._forget_closed_loops()
+        gc.collect()
+
+
 @pytest.mark.holds_loop
 def test_ctrl_c_leaves_a_follow(server: TestServer, namespace: str) -> None:
     """A KeyboardInterrupt that ends the wait for the next event is what the caller sees."""
