@@ -102,7 +102,9 @@ class Execution:
         nonce = secrets.token_hex(6)
         started = self._session.producer.writer(self._run.id)
         if self._writer is None:
-            sent = await started.put_or_withdraw(self._started(nonce))
+            event = self._started(nonce)
+            self._run._writer_of(event)  # the input may be too large, as for start
+            sent = await started.put_or_withdraw(event)
         else:  # nobody waits for it who could be told that the server is away
             sent = await self._send(self._started(nonce), started)
         assert sent.outcome is not None

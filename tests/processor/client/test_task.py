@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from processor import GiveUp, Retry, RetryLater, Run, SyncRun, Tailrace
 from processor.core.errors import (
+    BadEvent,
     BadInput,
     NotAwaited,
     RunCancelled,
@@ -445,6 +446,17 @@ async def test_inputs_are_checked(tail: Tailrace) -> None:
         await typed.start_here(Order(cents=5), Place(row=1), 5)  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="missing a required argument"):
         await typed.start_here()  # type: ignore[call-arg]
+
+
+async def test_an_input_is_an_event(tail: Tailrace) -> None:
+    """What is too large for an event is no input, wherever the run is executed."""
+
+    @tail.task
+    async def long(run: Run, text: str) -> None: ...
+
+    for start in (long.start, long.start_here):
+        with pytest.raises(BadEvent, match="at most 65,536"):
+            await start("x" * 70_000)
 
 
 async def test_a_plain_function_runs_in_a_thread(tail: Tailrace) -> None:
