@@ -24,7 +24,7 @@ from gateway.core.members import (
 from gateway.core.problems import Problem, from_error
 from processor.core.errors import BadEvent, BadName
 from processor.core.events import Draft, draft
-from processor.core.names import check_labels, check_name, check_type
+from processor.core.names import check_labels, check_name, check_type, is_text
 from processor.core.start import start_hash
 
 __all__ = ["MAX_BODY", "MAX_EVENTS", "Media", "check_body_size", "media_of", "one_line", "read_events", "read_members"]
@@ -192,13 +192,17 @@ def _check_size(text: str, begin: int, end: int, index: int, max_event: int) -> 
     if end - begin > max_event // 4:  # characters; below that it cannot be too large
         size = len(text[begin:end].encode())
         if size > max_event:
-            raise Problem(
-                "event-too-large",
-                f"events[{index}] has {size} bytes; at most {max_event} are taken.",
-                field=f"events[{index}]",
-                value=str(size),
-                remedy="Cut it into several events, or keep large things in storage of their own and send the address.",
-            )
+            raise _too_large(f"events[{index}]", size, max_event)
+
+
+def _too_large(field: str, size: int, most: int) -> Problem:
+    return Problem(
+        "event-too-large",
+        f"{field} has {size} bytes; at most {most} are taken.",
+        field=field,
+        value=str(size),
+        remedy="Cut it into several events, or keep large things in storage of their own and send the address.",
+    )
 
 
 def _checked(members: Mapping[str, Member], field: str) -> Draft:
@@ -304,7 +308,7 @@ def _seen_start(data: object) -> tuple[str, str]:
 def _seen_text(data: object, name: str) -> str:
     """A member of data that is a string; empty if it is absent or anything else."""
     value = data.get(name) if isinstance(data, dict) else None
-    return value if isinstance(value, str) and _is_text(value) else ""
+    return value if isinstance(value, str) and is_text(value) else ""
 
 
 def _member_line(data: Member, name: str, default: str) -> bytes:
@@ -315,17 +319,13 @@ def _member_line(data: Member, name: str, default: str) -> bytes:
     return one_line(members[name].text.strip() if name in members else default)
 
 
-def _is_text(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def read_members(body: bytes, allowed: Sequence[str], *, max_event: int) -> Mapping[str, Member]:
+    """The members of a body that is one JSON object, and becomes one event.
 
-
-def read_members(body: bytes, allowed: Sequence[str]) -> Mapping[str, Member]:
-    """The members of a body that is one JSON object. Raises Problem: body-too-large, bad-json, bad-event."""
-    check_body_size(len(body))
+    max_event: bytes of the body. Raises Problem: event-too-large, bad-json, bad-event.
+    """
+    if len(body) > max_event:
+        raise _too_large("body", len(body), max_event)
     text = decode(body)
     check_depth(text)
     at = scan_start(text)

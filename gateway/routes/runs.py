@@ -17,7 +17,7 @@ from processor.core.errors import BadInput, BadName
 from processor.core.events import draft
 from processor.core.json import dumps
 from processor.core.lifecycle import TERMINAL
-from processor.core.names import check_labels, check_name, check_run
+from processor.core.names import check_labels, check_name, check_run, is_text
 from processor.core.start import start_hash
 from processor.core.ulid import ulid
 from processor.store.runs import list_runs
@@ -83,7 +83,7 @@ def _bad_query(name: str, value: str | None, remedy: str) -> Problem:
 async def post_run(exchange: Exchange) -> None:
     """Starts a run: the same as a first event run.queued."""
     media_of(exchange.headers("content-type"), exchange.headers("content-encoding"))
-    members = read_members(await exchange.body(), ("task", "input", "id", "thread", "labels", "delay_seconds"))
+    members = await _members(exchange, "task", "input", "id", "thread", "labels", "delay_seconds")
     task = check_name(_text(members, "task", required=True), "task")
     thread = _text(members, "thread")
     if thread:
@@ -143,6 +143,14 @@ def _run_of(asked: str, thread: str) -> str:
     return f"{thread}~{check_name(asked, 'run ID', field='id') if asked else ulid()}"
 
 
+async def _members(exchange: Exchange, *allowed: str, optional: bool = False) -> Mapping[str, Member]:
+    """The body's members. Raises Problem. optional: none where the body is empty."""
+    body = await exchange.body()
+    if optional and not body.strip():
+        return {}
+    return read_members(body, allowed, max_event=exchange.gateway.tail.settings.max_event_kib * 1024)
+
+
 def _text(members: Mapping[str, Member], name: str, *, required: bool = False) -> str:
     """A member that is a string; empty if it is absent."""
     if name not in members:
@@ -178,8 +186,7 @@ async def post_cancel(exchange: Exchange, run: str) -> None:
     """Asks a run to stop; 202 while it has not ended, 200 once it has."""
     check_run(run)
     await exchange.permit(Access("cancel", run))
-    body = await exchange.body()
-    members = read_members(body, ("reason",)) if body.strip() else {}
+    members = await _members(exchange, "reason", optional=True)
     reason = members["reason"].value if "reason" in members else ""
     if not isinstance(reason, str):
         raise Problem(
@@ -201,11 +208,16 @@ async def post_input(exchange: Exchange, run: str) -> None:
     check_run(run)
     media_of(exchange.headers("content-type"), exchange.headers("content-encoding"))
     await exchange.permit(Access("answer", run))
-    members = read_members(await exchange.body(), ("ask", "value"))
+    members = await _members(exchange, "ask", "value")
     if "value" not in members:
         raise Problem("bad-event", "value is missing.", field="value", remedy="Give the answer as value.")
     state = await exchange.known(run)  # an unknown run is not made by its answer
-    ask = _text(members, "ask") or state.ask or ""
+    ask = _text(members, "ask")
+    if not is_text(ask):
+        raise Problem(
+            "bad-event", "ask is no text.", field="ask", value=ask, remedy="Give it as the run's state has it."
+        )
+    ask = ask or state.ask or ""
     value = one_line(members["value"].text.strip())
     named = b'"ask":%b,' % dumps(ask) if ask else b""
     resumed = draft("run.resumed", b'{%b"value":%b}' % (named, value), ask=ask, value=value)

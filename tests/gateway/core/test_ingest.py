@@ -425,10 +425,10 @@ def test_other_media_types_are_refused(types: list[str], encodings: list[str]) -
 
 def test_members_of_other_bodies_keep_their_text() -> None:
     """POST /runs, cancel and inputs read one object of known members."""
-    members = read_members(b' {"ask":"q","value": [1.50 ]} \n', ("ask", "value"))
+    members = read_members(b' {"ask":"q","value": [1.50 ]} \n', ("ask", "value"), max_event=MAX_EVENT)
     assert members["value"].text == " [1.50 ]"
     assert members["ask"].value == "q"
     for body, expected in [(b"[]", "bad-event"), (b'{"x":1}', "bad-event"), (b"{", "bad-json"), (b"{} 5", "bad-json")]:
         with pytest.raises(Problem) as caught:
-            read_members(body, ("ask", "value"))
+            read_members(body, ("ask", "value"), max_event=MAX_EVENT)
         assert caught.value.type == expected

@@ -276,6 +276,19 @@ async def test_an_answer_to_another_ask_is_illegal(http: httpx.AsyncClient) -> N
     assert (await http.post("/runs/r1/inputs", json={"ask": "q1", "value": None})).status_code == 202
 
 
+async def test_what_becomes_an_event_is_as_large_as_an_event_may_be(http: httpx.AsyncClient) -> None:
+    """An input, a value and a reason of more than 64 KiB are event-too-large and change nothing."""
+    large = "x" * 70_000
+    await start(http, task="a", id="r1")
+    for path, body in (
+        ("/runs", {"task": "a", "input": {"text": large}}),
+        ("/runs/r1/inputs", {"value": large}),
+        ("/runs/r1/cancel", {"reason": large}),
+    ):
+        problem_of(await http.post(path, json=body), 413, "event-too-large")
+    assert len(await lines_of(http, "r1")) == 1
+
+
 async def test_bad_inputs(http: httpx.AsyncClient) -> None:
     """An unknown run is 404 and is not made; value is needed; an ended run is closed."""
     problem_of(await http.post("/runs/r1/inputs", json={"value": 1}), 404, "unknown-run")
@@ -284,6 +297,11 @@ async def test_bad_inputs(http: httpx.AsyncClient) -> None:
     problem_of(await http.post("/runs/r1/inputs", json={}), 400, "bad-event")
     problem_of(await http.post("/runs/r1/inputs", json={"value": 1, "x": 1}), 400, "bad-event")
     problem_of(await http.post("/runs/r1/inputs", json={"value": 1, "ask": 5}), 400, "bad-event")
+    half = await http.post(
+        "/runs/r1/inputs", content=b'{"value":1,"ask":"\\ud800"}', headers={"Content-Type": "application/json"}
+    )
+    assert problem_of(half, 400, "bad-event")["field"] == "ask"
+    await post(http, "r1", "b")  # and nothing waits behind it for ever
     problem_of(await http.post("/runs/r1/inputs", content=b"1"), 415, "media-type")
     await post(http, "r1", "run.finished")
     assert problem_of(await http.post("/runs/r1/inputs", json={"value": 1}), 409, "closed")["run_status"] == "succeeded"
