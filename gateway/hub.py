@@ -7,11 +7,15 @@ import random
 import weakref
 from typing import Final
 
+import structlog
+
 from gateway.core import sse
 from gateway.subscriber import Subscriber
 from processor.observe import metrics
 
 __all__ = ["Hub", "drain_all"]
+
+log = structlog.get_logger("tailrace.hub")
 
 TICKS: Final = 15  # a heartbeat period is cut into; so it comes at most a fifteenth late
 DRAINING_SECONDS: Final = 30.0  # behind it a process that is still there was not ended after all
@@ -65,7 +69,10 @@ class Hub:
         for subscriber in self._buckets.pop(self.tick, ()):
             due = subscriber.touched + TICKS
             if due <= self.tick:
-                subscriber.heartbeat()
+                try:
+                    subscriber.heartbeat()
+                except Exception:  # one subscriber's fault: the others must hear all the same
+                    log.exception("heartbeat_failed")
                 due = self.tick + TICKS
             self._look_at(subscriber, due)
         self._timer = None
@@ -83,7 +90,10 @@ class Hub:
         self.draining = False
 
     def _send_away(self, subscriber: Subscriber) -> None:
-        subscriber.break_off(sse.reconnect(random.randint(*RECONNECT_MS)))
+        try:
+            subscriber.break_off(sse.reconnect(random.randint(*RECONNECT_MS)))
+        except Exception:  # as with heartbeats: the others must end all the same
+            log.exception("drain_failed")
 
 
 _hubs: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[float, Hub]] = weakref.WeakKeyDictionary()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, Final, Protocol
 
 import structlog
@@ -297,7 +297,9 @@ class TransportSubscriber(Subscriber):
 
     def write(self, frames: bytes) -> None:
         if not self._transport.is_closing():
-            self._transport.write(sse.http_chunk(frames) if self._chunked else frames)
+            # as in `live`; what is raised here would end the hub's round, and with it the heartbeats of all others
+            with suppress(RuntimeError):
+                self._transport.write(sse.http_chunk(frames) if self._chunked else frames)
         self.touched = self.hub.tick
 
     def heartbeat(self) -> None:

@@ -35,8 +35,8 @@ class Silent:
         self.last = frames
 
 
-def added(hub: Hub) -> Silent:
-    one = Silent()
+def added(hub: Hub, one: Silent | None = None) -> Silent:
+    one = one or Silent()
     one.hub = hub
     hub.add(cast("Subscriber", one))
     return one
@@ -58,6 +58,29 @@ async def test_silence_is_counted_from_the_last_bytes() -> None:
     assert busy.beats == [10 + TICKS, 10 + 2 * TICKS]
     removed(hub, quiet)
     removed(hub, busy)
+
+
+class Broken(Silent):
+    """Its connection raises whatever is written to it."""
+
+    def heartbeat(self) -> None:
+        raise RuntimeError("write_eof was called")
+
+    def break_off(self, frames: bytes) -> None:
+        raise RuntimeError("write_eof was called")
+
+
+async def test_the_fault_of_one_leaves_the_others_alone() -> None:
+    """They get their heartbeats, and end when the process drains."""
+    hub = Hub(3600.0)
+    ones = [added(hub, kind()) for kind in (Silent, Broken, Silent)]
+    for _ in range(2 * TICKS):
+        hub._beat()
+    assert [one.beats for one in ones] == [[TICKS, 2 * TICKS], [], [TICKS, 2 * TICKS]]
+    hub.drain()
+    assert [bool(one.last) for one in ones] == [True, False, True]
+    for one in ones:
+        removed(hub, one)
 
 
 async def test_who_left_is_not_looked_at() -> None:
