@@ -14,7 +14,7 @@ from tests.gateway.serving import under_uvicorn
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
-    """Answers with the length of the body; /stream has no length of its own."""
+    """Answers with the length of the body; /stream has no length of its own, /endless no end."""
     size = 0
     while True:
         message = await receive()
@@ -25,8 +25,13 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
             break
     offered = "tailrace.transport" in scope["extensions"]
     text = b"%d %s" % (size, b"transport" if offered else b"none")
-    length = [] if scope["path"] == "/stream" else [(b"content-length", b"%d" % len(text))]
+    length = [] if scope["path"] in ("/stream", "/endless") else [(b"content-length", b"%d" % len(text))]
     await send({"type": "http.response.start", "status": 200, "headers": length})
+    if scope["path"] == "/endless":
+        await send({"type": "http.response.body", "body": b"begins", "more_body": True})
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        return
     for part in (text[:2], text[2:]):
         await send({"type": "http.response.body", "body": part, "more_body": True})
     await send({"type": "http.response.body", "body": b""})
@@ -127,6 +132,40 @@ async def test_head_below_the_limit_is_taken(address: str) -> None:
     """16,000 bytes are no reason."""
     got = await say(address, b"GET / HTTP/1.1\r\nHost: x\r\nCookie: " + b"a" * 16_000 + b"\r\n\r\n")
     assert got.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    "headers", [[b"Cookie: " + b"a" * 12_000], [b"A%d: " % i + b"a" * 1000 for i in range(12)]], ids=["one", "many"]
+)
+async def test_head_below_the_limit_is_taken_in_pieces(address: str, headers: list[bytes]) -> None:
+    """As a network brings it: no byte counts twice."""
+    head = b"\r\n".join([b"GET / HTTP/1.1", b"Host: x", *headers, b"", b""])
+    got = await say(address, *(head[at : at + 1400] for at in range(0, len(head), 1400)), pause=0.005)
+    assert got.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        pytest.param(b"GET / HTTP/1.1\r\nA: " + b"a" * 17_000 + b"\r\n\r\n", id="large head"),
+        pytest.param(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n", id="slow body"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 200, id="very many"),
+    ],
+)
+async def test_nothing_stands_in_an_answer_that_is_under_way(address: str, behind: bytes) -> None:
+    """What is wrong with a request behind it costs the connection, and says nothing."""
+    got = await say(address, b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n", behind, pause=0.05)
+    assert got.count(b"HTTP/1.1 ") == 1
+    assert got.startswith(b"HTTP/1.1 200 ")
+    assert got.endswith(b"<closed>")
+
+
+async def test_what_follows_a_refused_head_is_not_served(address: str) -> None:
+    """It came with the same read."""
+    large = b"GET / HTTP/1.1\r\nA: " + b"a" * 17_000 + b"\r\n\r\n"
+    got = await say(address, large + b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert got.startswith(b"HTTP/1.1 431 ")
+    assert got.count(b"HTTP/1.1 ") == 1
 
 
 async def test_http_1_0_gets_no_chunks(address: str) -> None:
