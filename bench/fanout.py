@@ -18,7 +18,13 @@ CPU: Final = {"cpu_one_run_of_c": 1.5, "cpu_one_run_by_send_of_c": 2.2, "cpu_man
 SUSTAINED: Final = {"sustained_one_run_of_c": 3.0, "sustained_many_runs_of_c": 1.5}  # at least
 LOW: Final = 10_000.0  # frames a second
 BUSY: Final = 100_000.0
-LADDER: Final = (100_000, 130_000, 170_000, 220_000, 290_000, 380_000, 490_000, 640_000, 830_000, 1_080_000, 1_400_000)
+LADDER: Final = (
+    *(30_000, 45_000, 60_000, 80_000, 100_000, 130_000, 170_000, 220_000, 290_000),
+    *(380_000, 490_000, 640_000, 830_000, 1_080_000, 1_400_000),
+)
+PASSES: Final = (
+    2  # each writer climbs twice, in turn, and the better time counts: neighbours on the machine come and go
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +87,8 @@ def _rows(report: Report, what: str, windows: dict[str, list[Window]]) -> None:
 
 def measure_sustained(report: Report, bench: Bench) -> None:
     """The highest rate at which more than 99.9 % come and p99 is below 250 ms."""
-    ladder = (500, 1000) if bench.quick else LADDER
     for name, runs in (("sustained_one_run_of_c", 1), ("sustained_many_runs_of_c", bench.subscribers)):
-        kinds = ("c", "transport", "send")
-        best = {kind: _climbed(bench, kind, runs, ladder) for kind in kinds}
+        best = _climbed_in_turn(bench, ("c", "transport", "send"), runs)
         for kind, window in best.items():
             what = f"sustained, {bench.subscribers} subscribers of {runs} run{'s' if runs > 1 else ''}, {kind}"
             rate = window.rate if window else 0.0
@@ -98,14 +102,25 @@ def measure_sustained(report: Report, bench: Bench) -> None:
             report.judge(f"feed.{name}", [times], "at least", SUSTAINED[name])
 
 
+def _climbed_in_turn(bench: Bench, kinds: Sequence[str], runs: int) -> dict[str, Window | None]:
+    ladder = (500, 1000) if bench.quick else LADDER
+    best: dict[str, Window | None] = dict.fromkeys(kinds)
+    for _ in range(1 if bench.quick else PASSES):
+        for kind in kinds:
+            known = best[kind]
+            above = [rate for rate in ladder if known is None or rate > known.rate * 1.05]
+            best[kind] = _climbed(bench, kind, runs, above) or known
+    return best
+
+
 def _climbed(bench: Bench, kind: str, runs: int, ladder: Sequence[int]) -> Window | None:
     """Rates up to the first that fails twice; a fresh fleet after each failure, as a run that lost events is of no use."""
     best: Window | None = None
-    seconds = 0.3 if bench.quick else 2.5
+    seconds = 0.3 if bench.quick else 2.0
     at, failures = 0, 0
     while at < len(ladder) and failures < 2:
         with bench.fleet(kind, runs=runs, whole=runs == 1) as fleet:
-            fleet.publish(ladder[0], seconds / 4)
+            fleet.publish(min(ladder[0], LADDER[0]), seconds / 4)  # warm
             while at < len(ladder):
                 window = fleet.publish(ladder[at], seconds)
                 if not window.sustained:

@@ -25,7 +25,7 @@ __all__ = ["measure_memory"]
 _TAILRACE: Final = "from processor.cli.main import main; main()"
 WARM: Final = 100  # connections that come first and stay: what is there once is not counted
 DEADLINE_SECONDS: Final = 30.0
-TARGETS: Final = {"transport": 12.0, "gateway": 12.0, "route": 18.0, "recipe": None}
+TARGETS: Final = {"mounted": 12.0, "gateway": 12.0, "route": 18.0, "recipe": None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +75,9 @@ def measure_memory(report: Report, url: str, *, quick: bool) -> None:
         )
         if limit is not None:
             report.judge(f"feed.memory_{name}", [grown], "at most", limit, "KiB")
-    grown, cpu = _grown(_kind("transport", url), url, connections, one_run=False, idle_seconds=0 if quick else 11)
+    grown, cpu = _grown(_kind("mounted", url), url, connections, one_run=False, idle_seconds=0 if quick else 11)
     report.row(
-        f"{connections} idle connections of as many runs, transport",
+        f"{connections} idle connections of as many runs, mounted",
         f"{grown:.1f} KiB each",
         f"{cpu * 100:.2f} % of a core while idle: tails are compared every 5 s",
         key="memory, many runs",

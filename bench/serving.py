@@ -1,7 +1,8 @@
 """Gateways under test, one a process: `python -m bench.serving <kind> <URL of the server> [--trust-messages]`; prints its port.
 
-transport   Gateway(tail) mounted in a Starlette app, under uvicorn with our protocol
+transport   the app of `tailrace gateway` under uvicorn with our protocol
 send        the same under uvicorn as it comes: frames go by ASGI's send
+mounted     Gateway(tail, authorize=...) mounted in a Starlette app, with our protocol
 route       FeedResponse from a Starlette route, with our protocol
 recipe      what tutorials do: sse-starlette's EventSourceResponse, a PubSub of redis-py for each client
 """
@@ -23,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
-from gateway.app import Gateway
+from gateway.app import Gateway, standalone
 from gateway.auth import everyone
 from gateway.collector import calm_collector
 from gateway.protocol import Protocol
@@ -35,11 +36,13 @@ from processor.store import topics
 
 __all__ = ["KINDS", "path_of"]
 
-KINDS: Final = ("transport", "send", "route", "recipe")
+KINDS: Final = ("transport", "send", "mounted", "route", "recipe")
 
 
 def path_of(kind: str, run: str) -> str:
-    return f"/tail/runs/{run}/events" if kind in ("transport", "send") else f"/runs/{run}/events"
+    return {"transport": "/api/default", "send": "/api/default", "mounted": "/tail"}.get(
+        kind, ""
+    ) + f"/runs/{run}/events"
 
 
 def app_of(kind: str, tail: Tailrace) -> Any:
@@ -51,7 +54,9 @@ def app_of(kind: str, tail: Tailrace) -> Any:
             return FeedResponse(tail.run(request.path_params["run"]))
 
         return Starlette(routes=[Route("/runs/{run}/events", feed)])
-    return Starlette(routes=[Mount("/tail", app=Gateway(tail, authorize=everyone))])
+    if kind == "mounted":
+        return Starlette(routes=[Mount("/tail", app=Gateway(tail, authorize=everyone))])
+    return standalone(tail)
 
 
 def _recipe(tail: Tailrace) -> Any:
@@ -89,7 +94,7 @@ async def _serve(kind: str, url: str) -> None:
         listening.listen(4096)
         config = uvicorn.Config(
             app_of(kind, tail),
-            http=Protocol if kind in ("transport", "route") else "httptools",
+            http="httptools" if kind in ("send", "recipe") else Protocol,
             loop="uvloop",
             ws="none",
             lifespan="off",

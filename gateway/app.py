@@ -286,12 +286,13 @@ class _Answer:
         self.headers: Headers = ()
         self.status = 0
 
-    async def __call__(self, message: Message) -> None:
+    def __call__(self, message: Message) -> Awaitable[None]:
+        """No coroutine of its own: streams come through here with each frame."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             if self.headers:
                 message = {**message, "headers": [*message["headers"], *self.headers]}
-        await self._send(message)
+        return self._send(message)
 
 
 async def _refuse(exchange: Exchange, answer: _Answer, problem: Problem) -> None:
