@@ -128,6 +128,6 @@ async def _stream(kind: str, process: subprocess.Popen[str]) -> _Socket:
     assert process.stdout is not None
     port = int(await asyncio.to_thread(process.stdout.readline))
     _, stream = await asyncio.get_running_loop().create_connection(_Socket, "127.0.0.1", port)
-    head = f"GET {path_of(kind, 'latency')} HTTP/1.1\r\nhost: bench\r\naccept: text/event-stream\r\n\r\n"
+    head = f"GET {path_of(kind, 'latency')} HTTP/1.1\r\nhost: localhost\r\naccept: text/event-stream\r\n\r\n"
     await stream.after(b"tailrace.caught_up", lambda: stream.transport.write(head.encode()))
     return stream

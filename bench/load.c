@@ -61,7 +61,7 @@ static int connect_to(int port, const char *path) {
   int fd = socket(AF_INET, SOCK_STREAM, 0);
   if (fd < 0 || fd >= MAX_FDS || connect(fd, (struct sockaddr *)&address, sizeof address) < 0) die("connect");
   char head[1024];
-  int n = snprintf(head, sizeof head, "GET %s HTTP/1.1\r\nhost: bench\r\naccept: text/event-stream\r\n\r\n", path);
+  int n = snprintf(head, sizeof head, "GET %s HTTP/1.1\r\nhost: localhost\r\naccept: text/event-stream\r\n\r\n", path);
   write_all(fd, head, (size_t)n);
   return fd;
 }

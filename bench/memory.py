@@ -131,7 +131,7 @@ def _follow(
         one = socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_SECONDS)
         open_ones.append(one)
         target = path_of_one if one_run else path(f"idle-{n:04}")
-        one.sendall(f"GET {target} HTTP/1.1\r\nhost: bench\r\naccept: text/event-stream\r\n\r\n".encode())
+        one.sendall(f"GET {target} HTTP/1.1\r\nhost: localhost\r\naccept: text/event-stream\r\n\r\n".encode())
         told = b""
         while b"event: tailrace.caught_up" not in told:
             part: Any = one.recv(65536)
