@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -152,8 +153,14 @@ class Owners:
         ending.add_done_callback(lambda _: hold.release())
 
     def _at_exit(self) -> None:
-        """A server that left its loop as it was, with executions in it: they have their time now."""
-        if not self._session.is_foreign and not self._loop.is_closed() and not self._loop.is_running():
+        """The process ends and left its loop as it was, or running in the thread of `.sync`: executions end now."""
+        if self._session.is_foreign or self._loop.is_closed() or not self._owned:
+            return
+        if self._loop.is_running():
+            ending = asyncio.run_coroutine_threadsafe(self._end(self._drain_seconds), self._loop)
+            with contextlib.suppress(TimeoutError):  # `expire` tells it as owner_lost
+                ending.result(self._drain_seconds + STOP_SECONDS)
+        else:
             self._loop.run_until_complete(self._end(self._drain_seconds))
 
     async def _end(self, drain_seconds: float) -> None:

@@ -66,7 +66,7 @@ class Starting(Coroutine[Any, Any, R]):
     def __init__(self, coroutine: Coroutine[Any, Any, R], call: str, depth: int = 2) -> None:
         frame = sys._getframe(depth)
         self._coroutine, self._call = coroutine, call
-        self._where = f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno}"
+        self._file, self._line = frame.f_code.co_filename, frame.f_lineno
         self._begun = False
         self.__name__ = self.__qualname__ = call
 
@@ -87,7 +87,7 @@ class Starting(Coroutine[Any, Any, R]):
 
     def _missing(self) -> NotAwaited:
         return NotAwaited(
-            f"{self._call}(...) at {self._where} was not awaited: there is no run and no ID.",
+            f"{self._call}(...) at {self._file.rpartition('/')[2]}:{self._line} was not awaited: there is no run and no ID.",
             remedy=f"In `async def`: run = await {self._call}(...)     "
             f"In `def`: run = {self._call.replace('.start', '.sync.start')}(...)"
             "     (write, log, emit and set need no await.)",
@@ -104,7 +104,7 @@ class Starting(Coroutine[Any, Any, R]):
     def __del__(self) -> None:
         if not self._begun:
             self._coroutine.close()
-            warnings.warn(str(self._missing()), RuntimeWarning, stacklevel=1)
+            warnings.warn_explicit(str(self._missing()), RuntimeWarning, self._file, self._line)
 
 
 class Task(Generic[P, R]):

@@ -143,6 +143,7 @@ class Chain:
     pause_until: float = 0.0
     followers: list[Chain] = field(default_factory=list)  # chains that are `after` this one
     on_cancelling: Callable[[], None] | None = None  # a cancel is asked for
+    _over: bool = False  # nothing more will be added
     _ask: bool = False  # a new connection: what does the server have?
     _draining: bool = False  # a refusal: nothing goes out until all flights are answered
     _said: int | None = None  # what the last hole said
@@ -366,6 +367,13 @@ class Chain:
         """While the connection stands: what was acknowledged long enough ago is not kept any more."""
         if not self.flying and not self._ask:
             self._forget(now)
+        if self._over and self.idle and self.after is not None:
+            self.after.followers.remove(self)
+            self.after = None
+
+    def finish(self) -> None:
+        """Nothing more will be added. Once all is settled and kept long enough, the chain that it waited for lets it go."""
+        self._over = True
 
     def broken(self) -> None:
         """The connection ended: what was under way may or may not have been executed."""

@@ -97,6 +97,7 @@ class Appender:
         self._loop = asyncio.get_running_loop()
         self._scheduled = False
         self._marked: set[Source] = set()  # a flush is due that sees them: to mark again, as each write does, is free
+        self._logged: str | None = None  # the trouble that the log was told of
         self._closing = False
         self._silent_sweeps = 0  # in which no answer came although one is owed
         self._unloadable: ServerError | None = None  # why the server did not take the script
@@ -228,6 +229,9 @@ class Appender:
             self._return(call)
             self._start(self._new_topology(call.lane.number, reply[1].decode()))
         else:
+            if self._logged is not None:
+                self._logged = None
+                log.info("appends_go_on")
             now = self._loop.time()
             for source, outcomes in zip(call.sources, reply[1], strict=True):
                 source.answered(parse_outcomes(outcomes), now)
@@ -261,8 +265,9 @@ class Appender:
         self._in_trouble(server_error(str(error), self._address.url))
 
     def _in_trouble(self, trouble: ServerError) -> None:
-        if self.trouble is None:
-            log.warning("append_refused", error=trouble.code, message=trouble.message)
+        if self._logged != trouble.code:
+            self._logged = trouble.code
+            log.warning("appends_wait", error=trouble.code, message=trouble.message)
         self.trouble = trouble
         for tell in self.on_trouble:
             tell(trouble)

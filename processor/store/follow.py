@@ -9,7 +9,7 @@ from contextlib import aclosing
 from typing import Any, Final, Protocol
 
 from processor.core.cursor import ZERO, FeedId
-from processor.core.errors import RunNotFound
+from processor.core.errors import RunNotFound, ServerUnreachable
 from processor.core.events import Event, gap_event
 from processor.core.splice import Gap, Message
 from processor.store.feeds import Store
@@ -51,6 +51,9 @@ class _Queue(Reader):
     def behind(self) -> None:
         self._woken.set()
 
+    def closed(self) -> None:
+        self._woken.set()
+
     async def woken(self) -> None:
         """Returns when there is something to take, or nothing will come live any more."""
         self._woken.clear()
@@ -76,7 +79,8 @@ async def follow(
     """Every event of a run behind `after`, once and in order, to the run's end; live False: to what is there now.
 
     What cannot be had any more comes as an event of type tailrace.gap with WIRE 4's data. While the server is away it
-    waits. wait_seconds: for an unknown run to begin. Raises RunNotFound, ServerError if the server refuses.
+    waits. wait_seconds: for an unknown run to begin. Raises RunNotFound, ServerError if the server refuses or the session
+    is closed.
     """
     topic = await session.topics.join(run)
     queue = _Queue(topic, after)
@@ -88,6 +92,8 @@ async def follow(
                 yield event
             if queue.attached:
                 await queue.woken()
+                if topic.closed:
+                    raise ServerUnreachable(f"run {run} is followed no further: its Tailrace was closed.")
                 continue
             async with aclosing(queue.catch_up()) as steps:
                 async for step in steps:

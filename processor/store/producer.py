@@ -17,6 +17,7 @@ __all__ = ["Producer"]
 
 SILENT_SECONDS: Final = 300.0  # the server forgets a producer after ten minutes at the earliest
 MANY_WRITERS: Final = 1024  # from here on those that are no longer used are looked for
+UNUSED_SECONDS: Final = 30.0  # one costs some 3 KB, and a run whose end was written needs none
 LOOK_SECONDS: Final = 0.1  # whether the server is in trouble, while a body waits
 BODY_SECONDS: Final = 5.0  # after which HTTP answers that the outcome is unknown
 
@@ -65,6 +66,7 @@ class Producer:
     def end_live(self, writer: Writer) -> None:
         """The execution is over: its writer is not needed once everything is sent and kept long enough."""
         self._live.pop((writer.chain.run, writer.chain.writer[2:]), None)
+        writer.chain.finish()
 
     def _make(self, chain: Chain) -> Writer:
         return Writer(self.appender, chain, self.buffer, self._loop.time, self._max_event_bytes)
@@ -74,7 +76,7 @@ class Producer:
         unused = [
             run
             for run, writer in self._writers.items()
-            if writer.chain.idle and not writer.untold and now - writer.used_at >= SILENT_SECONDS
+            if writer.chain.idle and not writer.untold and now - writer.used_at >= UNUSED_SECONDS
         ]
         for run in unused:
             del self._writers[run]

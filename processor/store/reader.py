@@ -85,6 +85,9 @@ class Reader:
         """No longer attached: `catch_up` has to run."""
         raise NotImplementedError
 
+    def closed(self) -> None:
+        """The topic ended with its session: nothing comes any more."""
+
     async def catch_up(self) -> AsyncGenerator[Step, None]:
         """Brings what is missing until the reader is attached, or the run's end. Waits while the server is away."""
         topic = self.topic

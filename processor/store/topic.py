@@ -318,9 +318,15 @@ class Topic:
     def taken(self) -> FeedId:
         return self._splice.last
 
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
     def close(self) -> None:
-        """Nobody follows it any more."""
+        """Nobody follows it any more, or its session ends."""
         self._closed = True
+        for reader in list(self.attached):
+            reader.closed()
         for task in (self._opening, self._checking):
             if task is not None:
                 task.cancel()

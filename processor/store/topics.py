@@ -74,7 +74,7 @@ class Topics:
                 self._comparing = None
 
     def close(self) -> None:
-        """Ends all topics; their readers are told nothing more."""
+        """Ends all topics, and tells their readers that nothing comes any more."""
         for topic in self._topics.values():
             topic.close()
         self._topics.clear()

@@ -20,6 +20,7 @@ from processor.core.errors import (
     RunClosed,
     RunFailed,
     RunNotFound,
+    ServerUnreachable,
     StaleAttempt,
 )
 from processor.core.settings import Settings
@@ -317,6 +318,26 @@ async def test_follow_is_live_and_ends_with_the_run(tail: Tailrace) -> None:
                 run.write(f"{n} ")
     assert seen == [event.id for event in await everything(run)]
     assert len(seen) == 505
+
+
+async def test_followers_hear_of_the_close(server: TestServer, namespace: str) -> None:
+    """Who follows or waits for a result when the Tailrace is closed is told, and does not wait for ever."""
+    tail = Tailrace(server.url, namespace=namespace)
+    run = tail.run("r")
+    await run.log("begun")
+    waiting = asyncio.create_task(run.result())
+    following = asyncio.create_task(_followed(run))
+    topics = (await tail.session()).topics
+    await until(lambda: [len(topic.attached) for topic in topics._topics.values()] == [2], "both are live")
+    await tail.close()
+    with anyio.fail_after(5):
+        for task in (waiting, following):
+            with pytest.raises(ServerUnreachable, match="its Tailrace was closed"):
+                await task
+
+
+async def _followed(run: Run) -> list[Event]:
+    return [event async for event in run.follow()]
 
 
 async def test_result_waits(tail: Tailrace) -> None:

@@ -8,10 +8,13 @@ import os
 import signal
 import threading
 import warnings
+from collections.abc import Callable
 
 import pytest
 
 from processor import Run, Tailrace
+from processor.core.errors import RunFailed
+from tests.support.program import Program
 from tests.support.servers import TestServer
 
 
@@ -111,3 +114,24 @@ def test_a_forked_child_opens_its_own(tail: Tailrace) -> None:
         assert os.waitpid(child, 0)[1] == 0
         run.log("parent again")
         assert [event.data["lines"] for event in run.follow(live=False)] == [["parent"], ["child"], ["parent again"]]
+
+
+async def test_a_script_that_ends_ends_its_runs(
+    server: TestServer, namespace: str, program: Callable[..., Program]
+) -> None:
+    """A program that ends while a run of start_here goes on in its background thread says so."""
+    code = (
+        "import asyncio\n"
+        "from tailrace import Run, Tailrace\n"
+        f"tail = Tailrace({server.url!r}, namespace={namespace!r})\n"
+        "@tail.task\n"
+        "async def endless(run: Run) -> None:\n"
+        "    await asyncio.sleep(60)\n"
+        "endless.options(id='r').sync.start_here()\n"
+    )
+    ended = program("python", "-c", code)
+    assert await ended.ended(10) == 0
+    async with Tailrace(server.url, namespace=namespace) as tail:
+        with pytest.raises(RunFailed) as failed:
+            await tail.run("r").result(5)
+    assert failed.value.reason == "shutdown"

@@ -286,7 +286,8 @@ class _Call:
         outcomes: list[Outcome] = []
         stored, refused = self.position.number, False
         before, same = "", False
-        for number, draft in enumerate(batch.events, batch.number):
+        for number, fields in enumerate(batch.events, batch.number):
+            draft = Draft(*fields)
             prev = batch.prev if number == batch.number else number - 1
             # Backlog is judged once for events of one type in a row: a call may pass the limit by its own size.
             same = draft.type == before and not draft.type.startswith("run.") and same

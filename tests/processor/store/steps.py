@@ -97,7 +97,7 @@ class Steps:
 
     def _send(self, *batches: Batch) -> None:
         for batch in batches:
-            types = [event.type for event in batch.events]
+            types = [event[0] for event in batch.events]
             note(f"  {batch.run} {batch.writer} number {batch.number} after {batch.prev}: {types}")
         self._stage.append(batches)
         self._calls.append(list(batches))
@@ -133,7 +133,7 @@ class Steps:
         """A body that begins with what was sent before."""
         if self._calls:
             batch = self._calls[-1 - self._data.draw(st.integers(0, 4)) % len(self._calls)][-1]
-            if batch.events and not any(event.type.startswith("run.") for event in batch.events):
+            if batch.events and not any(event[0].startswith("run.") for event in batch.events):
                 self._send(batch._replace(events=[*batch.events, *self._plain()]))
 
     def queue(self) -> None:

@@ -126,7 +126,11 @@ async def test_readers_share_a_subscription(session: Session, feed: Feed, follow
     for one in many:
         await one.has(2)
         await one.stop()
-    assert await execute(session.redis, "SPUBLISH", feed.channel, message) == 0
+
+    async def unheard() -> bool:
+        return bool(await execute(session.redis, "SPUBLISH", feed.channel, message) == 0)
+
+    await until(unheard, "the channel is given up")
 
 
 async def test_finished_run_is_played_and_ended(session: Session, feed: Feed, following: Start) -> None:
