@@ -87,8 +87,7 @@ async def refused(
     if outcome.word == "full" and outcome.detail == drafts[index].work:
         problem.extra = {"task": outcome.detail}
     if outcome.word == "closed":
-        state = await exchange.state(run)
-        problem.extra["tail"] = None if state is None else state.tail
+        problem.extra["tail"] = outcome.detail.partition(" ")[2]
     problem.extra["index"] = index
     problem.extra["results"] = _results(outcomes)
     return problem

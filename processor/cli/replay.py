@@ -20,7 +20,8 @@ from processor.cli.opening import Reading, reading, wait_for
 from processor.cli.output import Output, output_of
 from processor.cli.tail import Viewing, shown
 from processor.cli.view import View
-from processor.cli.words import Place, ago, parse_place
+from processor.cli.words import Place, parse_place
+from processor.core.ago import ago
 from processor.core.events import Event, gap_event
 from processor.store.runs import RunState, read_feed, read_state
 

@@ -14,7 +14,8 @@ from rich.text import Text
 from processor.cli.exits import Usage
 from processor.cli.opening import reading, wait_for
 from processor.cli.output import Output, output_of, status_text, table_text
-from processor.cli.words import ago, parse_labels, parse_time, took
+from processor.cli.words import parse_labels, parse_time, took
+from processor.core.ago import ago
 from processor.core.lifecycle import TERMINAL
 from processor.store.runs import RunState, Space, list_runs
 

@@ -12,7 +12,8 @@ from processor.cli.exits import DONE, FAILED
 from processor.cli.find import find_run
 from processor.cli.opening import reading, wait_for
 from processor.cli.output import Output, output_of, status_text
-from processor.cli.words import ago, clock, took
+from processor.cli.words import clock, took
+from processor.core.ago import ago
 from processor.store.runs import RunState, read_state
 
 __all__ = ["show"]

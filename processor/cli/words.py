@@ -7,11 +7,12 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
+from processor.core.ago import ago
 from processor.core.cursor import FeedId
 from processor.core.errors import BadCursor, BadInput
 from processor.core.names import check_labels
 
-__all__ = ["Place", "ago", "clock", "parse_duration", "parse_json", "parse_labels", "parse_place", "parse_time", "took"]
+__all__ = ["Place", "clock", "parse_duration", "parse_json", "parse_labels", "parse_place", "parse_time", "took"]
 
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "": 1}
 
@@ -99,14 +100,6 @@ def parse_json(text: str, *, field: str) -> object:
     except ValueError as error:
         remedy = """Quote it for the shell: '{"text": "hello"}', '"a string"', 42 or null."""
         raise BadInput(f"{field} is no JSON: {error}.", remedy=remedy, field=field, value=text[:200]) from None
-
-
-def ago(seconds: float) -> str:
-    """`41 s`, `3 min`, `2 h`, `5 d`."""
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{int(seconds // size)} {unit}"
-    return f"{max(0, int(seconds))} s"
 
 
 def took(seconds: float) -> str:

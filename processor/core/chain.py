@@ -31,9 +31,7 @@ class Outcome(NamedTuple):
 
     word: str
     id: str | None = None  # feed ID, where it has one that is known
-    detail: str = (
-        ""  # number stored (hole), status (closed), `<from> <type>` (illegal), run (busy), group or task (full)
-    )
+    detail: str = ""  # number stored (hole), `<status> <tail>` (closed), `<from> <type>` (illegal), run (busy), group or task (full)
     attempt: int = 0  # of run.started
     number: int = 0  # of the event that has this ID, those behind it have the IDs behind; 0: the outcome of one event
 

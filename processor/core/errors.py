@@ -176,11 +176,13 @@ class RunExists(RunError):
 
 
 class RunClosed(RunError, code="closed"):
-    """The run has ended and takes no more events."""
+    """The run has ended and takes no more events. `tail` is its last event's ID, "" where it is not known."""
 
-    def __init__(self, message: str | None = None, *, remedy: str = "", run: str = "", status: str = "") -> None:
+    def __init__(
+        self, message: str | None = None, *, remedy: str = "", run: str = "", status: str = "", tail: str = ""
+    ) -> None:
         super().__init__(message, remedy=remedy, run=run)
-        self.status = status
+        self.status, self.tail = status, tail
 
 
 class IllegalEvent(RunError, code="illegal"):

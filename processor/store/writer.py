@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Final
 
+from processor.core.ago import ago
 from processor.core.chain import Chain, Flight, Outcome
+from processor.core.cursor import FeedId
 from processor.core.errors import (
     BacklogFull,
     BufferFull,
@@ -33,11 +36,14 @@ def refusal(run: str, type: str, outcome: Outcome) -> TailraceError:
     """A refused event as an error of the library."""
     detail = outcome.detail
     if outcome.word == "closed":
+        status, _, tail = detail.partition(" ")
+        since = ago(time.time() - FeedId.parse(tail).ms / 1000)
         return RunClosed(
-            f"run {run} ended as {detail}; {type} was not added. A run that has ended takes no more events.",
+            f"run {run} ended as {status} {since} ago; {type} was not added. A run that has ended takes no more events.",
             remedy='The next turn is a new run: `await answer.options(thread="chat-42").start(...)`.',
             run=run,
-            status=detail,
+            status=status,
+            tail=tail,
         )
     if outcome.word == "illegal":
         status, _, refused = detail.partition(" ")

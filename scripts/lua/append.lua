@@ -26,7 +26,7 @@
 --   run.waiting  ask        run.resumed  ask, value        run.failed  error
 -- Returns {"topology", layout of the partition or ""}: nothing applied; or {"ok", list per batch of outcomes}:
 --   "appended <count> <first ID>[ <attempt>]", "duplicate <count> <first ID or ->[ <attempt>]", "hole <count> <stored>", "stale 1",
---   "closed 1 <status>", "illegal 1 <from> <type>", "busy 1 <run>", "full 1 <group or task>", "exists 1", "corrupt 1",
+--   "closed 1 <status> <tail>", "illegal 1 <from> <type>", "busy 1 <run>", "full 1 <group or task>", "exists 1", "corrupt 1",
 --   "stored <number>"; last in a live batch: "cancelling" while a cancel is asked for. Times are the server's.
 -- Flags   none: refused before its first write when the server is out of memory
 -- Holds   a call executed again changes nothing; a refused event takes no number; events behind a refused one are refused `hole`
@@ -110,6 +110,7 @@ local function load_run(id, writer)
   run.status, run.exec, run.cancel, run.owner, run.ask, run.start, run.created = h[1], h[3], h[4], h[6], h[7], h[8], h[9]
   run.attempt = tonumber(h[5] or 0)
   run.seq, run.ms = split_id(h[2])
+  run.tail = h[2] or ''
   run.ms = math.max(run.ms, now)
   run.stored, run.first_number, run.first_seq = 0, 0, 0
   run.has_position = h[10] and true
@@ -197,13 +198,19 @@ local function other_active(run, extras)
   return active and active ~= run.id and active or nil
 end
 
+-- The refusal of an ended run: with its last event's ID, which says when it ended.
+local function closed(run)
+  local tail = run.first_id and whole(run.seq) .. '-' .. whole(run.ms) or run.tail
+  return 'closed 1 ' .. run.status .. ' ' .. tail
+end
+
 -- Whether a segment may be applied now: nil and the status after it, or the refusal.
 local function judge(run, type, extras)
   if run.live and run.exec ~= run.writer then
     return 'stale 1'
   end
   if TERMINAL[run.status] then
-    return 'closed 1 ' .. run.status
+    return closed(run)
   end
   local illegal = 'illegal 1 ' .. (run.status or 'new') .. ' ' .. type
   local status
@@ -393,7 +400,7 @@ local function append_batch()
   prev, number, segments = tonumber(prev), tonumber(number), tonumber(segments)
   if segments == 0 then
     if run.live and run.exec ~= run.writer then
-      return { TERMINAL[run.status] and 'closed 1 ' .. run.status or 'stale 1' }
+      return { TERMINAL[run.status] and closed(run) or 'stale 1' }
     end
     return { 'stored ' .. whole(run.stored) }
   end

@@ -4,7 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from processor.cli.words import ago, clock, parse_duration, parse_json, parse_labels, parse_place, parse_time, took
+from processor.cli.words import clock, parse_duration, parse_json, parse_labels, parse_place, parse_time, took
+from processor.core.ago import ago
 from processor.core.cursor import FeedId
 from processor.core.errors import BadInput
 

@@ -69,7 +69,7 @@ class Model:
             position = Position()
         if not batch.events:
             if not current:
-                return [Outcome("closed", detail=run.status or "") if run.status in TERMINAL else Outcome("stale")]
+                return [run.closed() if run.status in TERMINAL else Outcome("stale")]
             return [Outcome("stored", detail=str(position.number))]
         call = _Call(self, batch.run, run, live, current, writer, position, now)
         outcomes = call.judge_all(batch)
@@ -321,7 +321,7 @@ class _Call:
         if not self.current:
             return Outcome("stale")
         if run.status in TERMINAL:
-            return Outcome("closed", detail=str(run.status))
+            return run.closed()
         status = self._legal(type, extras)
         if status is None:
             return Outcome("illegal", detail=f"{run.status or 'new'} {type}")

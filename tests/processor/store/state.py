@@ -68,6 +68,10 @@ class ModelRun:
     def tail(self) -> FeedId:
         return self.events[-1][0] if self.events else FeedId(0, 0)
 
+    def closed(self) -> Outcome:
+        """What an event for it is told after its end."""
+        return Outcome("closed", detail=f"{self.status} {self.tail}")
+
     @property
     def attempt(self) -> int:
         return int(self.fields.get("attempt", 0))

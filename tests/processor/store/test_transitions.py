@@ -145,8 +145,9 @@ def test_a_tombstone_raises_no_ghost(stage: Stage) -> None:
     stage.append([Batch("a", "p:x", 2, 3, [draft("run.finished", b"{}")])])
     stage.expire_feed("a")
     assert [outcome.word for outcome in send(stage, "a", "p:x", 1, 2)] == ["duplicate"] * 2
-    assert send(stage, "a", "p:x", 4) == [Outcome("closed", detail="succeeded")]
-    assert send(stage, "a", "p:y", 1) == [Outcome("closed", detail="succeeded")]
+    closed = Outcome("closed", detail=f"succeeded {stage.model.runs['a'].tail}")
+    assert send(stage, "a", "p:x", 4) == [closed]
+    assert send(stage, "a", "p:y", 1) == [closed]
     assert not stage.client.exists(stage.keys.feed("a"))
 
 
@@ -169,7 +170,8 @@ def test_a_killed_owner_is_told_within_35_seconds(stage: Stage) -> None:
         stage.expire(stage.expire())
         assert stage.model.runs["a"].status == ("running" if seconds <= 30 else "failed"), seconds
     stage.renew([("a", "me")])
-    assert stage.append([Batch("a", "x:1-n", 0, 1, [draft("log", b"{}")])])[0] == [Outcome("closed", detail="failed")]
+    late = stage.append([Batch("a", "x:1-n", 0, 1, [draft("log", b"{}")])])[0]
+    assert late == [Outcome("closed", detail=f"failed {stage.model.runs['a'].tail}")]
 
 
 def test_an_outage_ends_no_healthy_run(stage: Stage) -> None:
