@@ -58,7 +58,7 @@ def server_error(error: BaseException | str, url: str) -> ServerError:
     where = redact(url)
     if isinstance(error, ServerError):
         return error
-    if text.startswith("READONLY"):
+    if text.startswith("READONLY") or "read only replica" in text:  # redis-py takes the first word off
         return ServerReadOnly(
             f"{where} is a replica or read-only: {text}", remedy="Point TAILRACE_REDIS_URL to the primary."
         )
