@@ -21,6 +21,7 @@ from processor.store.runs import read_state
 __all__ = ["Cursor", "cursor_of", "form_of", "get_lines", "get_page", "wait_for"]
 
 MAX_WAIT_SECONDS = 60
+MAX_PAGE_BYTES = 1024 * 1024  # of payloads; a page of 1,000 events could have 64 MB, and a client that never reads it
 LOOK_EVERY_SECONDS = 0.2  # while a request waits for its run: one command, and no channel for a run that may never be
 
 
@@ -104,7 +105,8 @@ async def _start(exchange: Exchange, feeds: Feeds, run: str, cursor: Cursor, cou
                 remedy="Begin again with after=0.",
                 extra={"tail": str(tail)},
             )
-        entries = await feeds.page(run, cursor.id.seq, count + 1)
+        # one more tells whether the feed goes on; the cursor's own event comes besides
+        entries = await feeds.page(run, cursor.id.seq, count + 1 + (cursor.id != ZERO))
         found = go_on(cursor.id, entries)
         if found is None:
             found = explain(cursor.id, look) or ()
@@ -120,20 +122,47 @@ async def get_page(exchange: Exchange, run: str, cursor: Cursor) -> None:
     """One page as a JSON object; 204 where the reader has all of a run that has ended."""
     limit = exchange.whole("limit", "bad-limit", 100, 1000)
     session = await exchange.session()
-    start = await _start(exchange, Feeds(session), run, cursor, limit)
+    feeds = Feeds(session)
+    start = await _start(exchange, feeds, run, cursor, min(limit, FIRST_PAGE))
     if start.over:
         await exchange.answer_empty(204)
         return
-    shown = start.entries[:limit]
+    shown, more = await _fill(feeds, run, start.entries, limit)
     members = [b'"run":"%b"' % run.encode(), b'"status":%b' % dumps(start.look.status)]
     members.append(b'"events":[%b]' % b",".join(envelope(run, id, payload) for id, payload in shown))
-    following = str(shown[-1][0]) if len(start.entries) > limit else None
+    following = str(shown[-1][0]) if more else None
     members.append(b'"next":%b' % dumps(following))
     tail = max([start.look.position, *(id for id, _ in shown[-1:])])
     members.append(b'"tail":%b' % dumps(str(tail) if tail.seq else None))
     if start.gap is not None:
         members.append(b'"gap":%b' % await _gap(exchange, run, start.gap))
     await exchange.answer(200, b"{%b}" % b",".join(members), headers=[(b"cache-control", b"no-cache")])
+
+
+async def _fill(feeds: Feeds, run: str, entries: Sequence[Entry], limit: int) -> tuple[Sequence[Entry], bool]:
+    """A page that begins with what `_start` read, and whether the feed goes on behind it.
+
+    Read in portions: nothing is known of the events' size before.
+    """
+    found = list(entries)
+    more = len(found) > min(limit, FIRST_PAGE)
+    size = sum(len(payload) for _, payload in found)
+    while more and len(found) <= limit and size < MAX_PAGE_BYTES:
+        count = min(next_page(found), limit + 1 - len(found))
+        async with asyncio.timeout(SERVER_SECONDS):
+            further = go_on(found[-1][0], await feeds.page(run, found[-1][0].seq, count + 1))
+        if further is None or isinstance(further, Gap):
+            break  # trimmed, expired or rewritten meanwhile: the next request is told
+        found += further
+        size += sum(len(payload) for _, payload in further)
+        more = len(further) == count
+    shown, size = 0, 0
+    for _, payload in found[:limit]:
+        size += len(payload)
+        if shown and size > MAX_PAGE_BYTES:
+            break
+        shown += 1
+    return found[:shown], more or len(found) > shown
 
 
 async def _gap(exchange: Exchange, run: str, gap: Gap) -> bytes:

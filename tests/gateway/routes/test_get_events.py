@@ -34,6 +34,40 @@ async def test_a_page_has_envelopes_and_where_to_go_on(http: httpx.AsyncClient) 
     assert (await page(http, "r1", limit="3"))["next"] is None
 
 
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 64, 65, 100, 1000])
+async def test_next_leads_through_the_whole_feed(http: httpx.AsyncClient, limit: int) -> None:
+    """Each event once, from a cursor as from the beginning; only the page that reaches the tail has no next."""
+    ids = await post(http, "r1", *["a"] * 14) if limit < 10 else await post(http, "r1", *["a"] * 200)
+    got: list[str] = []
+    after = "0"
+    while True:
+        answer = await page(http, "r1", limit=str(limit), after=after)
+        got += [event["id"] for event in answer["events"]]
+        assert len(answer["events"]) <= limit
+        assert (answer["next"] is None) == (got == ids)
+        if answer["next"] is None:
+            break
+        after = answer["next"]
+        assert after == got[-1]
+
+
+async def test_a_page_is_bounded_in_bytes(http: httpx.AsyncClient) -> None:
+    """1 MiB of payloads, whatever the limit; next goes on."""
+    large = {"type": "a", "data": "x" * 60_000}
+    ids: list[str] = []
+    for _ in range(6):
+        answer = (await http.post("/runs/r1/events", json=[large] * 15)).json()
+        ids += [result["id"] for result in answer["results"]]
+    got: list[str] = []
+    after = "0"
+    while after:
+        response = await http.get("/runs/r1/events", params={"limit": "1000", "after": after})
+        assert len(response.content) < 1_100_000
+        got += [event["id"] for event in response.json()["events"]]
+        after = response.json()["next"]
+    assert got == ids
+
+
 async def test_envelopes_keep_absent_members_out(http: httpx.AsyncClient) -> None:
     """id run type attempt? labels? traceparent? data, the same bytes in both forms."""
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
