@@ -160,13 +160,13 @@ async def test_bodies_of_starts_are_json(http: httpx.AsyncClient) -> None:
 
 async def test_the_list_is_newest_change_first(http: httpx.AsyncClient) -> None:
     """Written on lifecycle changes only; pages by an opaque next."""
-    for n in range(5):
+    for n in reversed(range(5)):
         await post(http, f"r{n}", "a")
-    await post(http, "r1", "run.finished")
-    await post(http, "r0", "b")
+    await post(http, "r4", "run.finished")  # of the same millisecond the highest name is first
+    await post(http, "r3", "b")
     answer = (await http.get("/runs")).json()
     assert answer["next"] is None
-    assert answer["runs"][0] == await state(http, "r1")
+    assert answer["runs"][0] == await state(http, "r4")
     names = [run["run"] for run in answer["runs"]]
     assert sorted(names) == [f"r{n}" for n in range(5)]
     paged: list[str] = []
