@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import structlog
 from redis.exceptions import RedisError
 
-from gateway.auth import Access, Authorize, Cors, everyone
+from gateway.auth import Access, Authorize, Cors, check_host, everyone
 from gateway.core.negotiate import Form
 from gateway.core.path import base_of, segments_of
 from gateway.core.problems import Headers, Problem, from_error
@@ -154,6 +154,9 @@ class Gateway:
     async def close(self) -> None:
         """Ends what the gateway opened in this loop by itself; its Tailrace is its owner's."""
 
+    def _check_host(self, scope: Scope) -> None:
+        """A mounted gateway answers by the names that its application does."""
+
     async def _find(self, segments: Sequence[str]) -> tuple[Gateway, Route | None, str]:
         """Whose route an address is, the route, and what stands between the mount and it."""
         return self, api_route(segments) or root_route(segments), ""
@@ -184,6 +187,7 @@ class Gateway:
 
     async def _answer(self, exchange: Exchange, answer: _Answer) -> Subscriber | None:
         scope = exchange.scope
+        self._check_host(scope)
         if exchange.method != "OPTIONS":
             answer.headers = self.cors.headers(scope)
         segments = segments_of(scope)
@@ -215,7 +219,8 @@ class Gateway:
 class Standalone(Gateway):
     """`tailrace gateway`: every namespace that exists at /api/{namespace}, routes of the process at the root.
 
-    open: nobody is asked, so it may be bound to loopback only (gateway.auth.is_loopback).
+    open: nobody is asked, so it may be bound to loopback only (gateway.auth.is_loopback), and answers by names of this
+    machine only.
     """
 
     standalone = True
@@ -232,6 +237,10 @@ class Standalone(Gateway):
         self.open = authorize is None
         self.api = f"api/{tail.settings.namespace}"
         self._namespaces: dict[str, Gateway] = {tail.settings.namespace: self}
+
+    def _check_host(self, scope: Scope) -> None:
+        if self.open:
+            check_host(scope, self.tail.settings.public_url)
 
     async def _find(self, segments: Sequence[str]) -> tuple[Gateway, Route | None, str]:
         match segments:

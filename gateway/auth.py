@@ -20,6 +20,7 @@ __all__ = [
     "Authorize",
     "Cors",
     "Grant",
+    "check_host",
     "denied",
     "everyone",
     "expired",
@@ -74,6 +75,38 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def check_host(scope: Mapping[str, Any], public_url: str | None) -> None:
+    """Whether a request to a gateway that asks nobody names this machine, or where a proxy shows it.
+
+    A page may point its own name at 127.0.0.1 (DNS rebinding): then its origin equals the Host, and a browser lets it read
+    and write. Raises Problem denied (403), which is logged too.
+    """
+    shown = None if public_url is None else urlsplit(public_url).hostname
+    for key, value in scope["headers"]:
+        if key != b"host":
+            continue
+        host = bytes(value).decode("latin-1")
+        name = _hostname(host)
+        if name != shown and not is_loopback(name) and not name.endswith(".localhost"):
+            log.warning("host_refused", host=host[:200])
+            raise Problem(
+                "denied",
+                f"This gateway asks nobody who they are and answers on this machine only, not as {host[:200]!r}.",
+                status=403,
+                field="Host",
+                value=host,
+                remedy="Use http://localhost, or set TAILRACE_PUBLIC_URL to the address at which your proxy shows it.",
+            )
+
+
+def _hostname(host: str) -> str:
+    """A Host header without its port, in lower case; empty if it is none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def read_link(token: str, key: str | None, *, namespace: str, run: str, now: datetime, cursor: str | None) -> datetime:

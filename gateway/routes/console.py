@@ -73,7 +73,10 @@ def _read(*path: str) -> _File | None:
         if not name or name.startswith(".") or "/" in name or "\\" in name or "\0" in name or name == "__pycache__":
             return None
         found = found.joinpath(name)
-    if not found.is_file():
+    try:
+        if not found.is_file():
+            return None
+    except OSError:  # a name longer than a file system takes
         return None
     return _file(found.read_bytes(), path[-1])
 

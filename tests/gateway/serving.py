@@ -49,7 +49,7 @@ async def serving(app: Any, way: Way, path: str = "") -> AsyncIterator[httpx.Asy
     """A client of the app whose addresses begin with path."""
     if way == "asgi":
         transport = httpx.ASGITransport(app=app)
-        async with httpx.AsyncClient(transport=transport, base_url=f"http://gateway{path}") as client:
+        async with httpx.AsyncClient(transport=transport, base_url=f"http://localhost{path}") as client:
             yield client
         return
     async with under_uvicorn(app) as address, httpx.AsyncClient(base_url=address + path, trust_env=False) as client:

@@ -45,8 +45,8 @@ HEADERS: list[tuple[bytes, list[bytes]]] = [
     (b"tailrace-producer", [b"p", b"\xff", b""]),
     (b"tailrace-number", [b"1", b"2", b"0", b"\xb2", b"9007199254740991"]),
     (b"tailrace-prev", [b"0", b"1", b"x"]),
-    (b"origin", [b"http://gateway", b"null", b"http://[", b"\xff"]),
-    (b"host", [b"gateway", b"", b"[", b"\xff:x"]),
+    (b"origin", [b"http://localhost", b"null", b"http://[", b"\xff"]),
+    (b"host", [b"localhost", b"", b"[", b"\xff:x"]),
     (b"if-none-match", [b"*", b"\xff"]),
 ]
 BODIES = [

@@ -118,6 +118,23 @@ async def test_other_origins_are_403(http: httpx.AsyncClient, origin: str) -> No
     assert not [name for name in response.headers if name.startswith("access-control")]
 
 
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+async def test_an_open_gateway_is_no_other_names(tail: Tailrace, namespace: str, way: Way, method: str) -> None:
+    """DNS rebinding: Host and Origin agree, and it is refused. One that asks is reached by any name."""
+    headers = {"Host": "evil.example:8600", "Origin": "http://evil.example:8600"}
+    async with serving(standalone(tail, console=True), way) as http:
+        for path in ("/", f"/api/{namespace}/runs", f"/api/{namespace}/runs/r1/cancel", "/metrics"):
+            problem = problem_of(await http.request(method, path, headers=headers), 403, "denied")
+            assert (problem["field"], problem["value"]) == ("Host", "evil.example:8600")
+
+    async def may(connection: HTTPConnection, access: Access) -> bool:
+        return True
+
+    for app in (standalone(tail, authorize=may), Gateway(tail, authorize=everyone)):
+        async with serving(app, way) as http:
+            assert (await http.get("/healthz", headers=headers)).status_code == 200
+
+
 # --- permission
 
 
@@ -308,7 +325,15 @@ async def test_the_console_is_served_only_where_it_is_wanted(tail: Tailrace, nam
         assert style.headers["content-type"] == "text/css; charset=utf-8"
         again = await http.get("/console/console.css", headers={"If-None-Match": style.headers["etag"]})
         assert (again.status_code, again.content) == (304, b"")
-        for path in ("/console/", "/console/..%2Fapp.py", "/console/%2E%2E/app.py", "/console/nothing.js", "/app.py"):
+        for path in (
+            "/console/" + "a" * 300,
+            "/console/" + "a/" * 2500 + "a",
+            "/console/",
+            "/console/..%2Fapp.py",
+            "/console/%2E%2E/app.py",
+            "/console/nothing.js",
+            "/app.py",
+        ):
             problem_of(await http.get(path), 404, "not-found")
     async with serving(Gateway(tail, authorize=everyone, console=True), way) as http:
         assert '<meta name="tailrace-api" content=".">' in (await http.get("/")).text

@@ -10,7 +10,7 @@ import jwt
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.auth import Access, Cors, denied, everyone, is_loopback, links_only, read_link
+from gateway.auth import Access, Cors, check_host, denied, everyone, is_loopback, links_only, read_link
 from gateway.core.problems import Problem
 
 KEY = "k" * 32
@@ -150,6 +150,53 @@ def test_other_origins_are_refused_in_words_and_logged(origin: str) -> None:
         "or return FeedResponse from a route of the page's own server."
     )
     assert [entry["event"] for entry in logs] == ["cors_refused"]
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        None,
+        "localhost",
+        "LOCALHOST:8600",
+        "127.0.0.1:8600",
+        "127.1.2.3",
+        "[::1]:8600",
+        "a.localhost",
+        "tail.example.com",
+    ],
+)
+def test_an_open_gateway_answers_by_names_of_its_machine(host: str | None) -> None:
+    """And by the one at which a proxy shows it; HTTP/1.0 names none."""
+    check_host(scope(None, host), "https://tail.example.com/x")
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:8600",
+        "localhost.evil.example",
+        "0.0.0.0",
+        "127.0.0.1.evil.example",
+        "[",
+        "a@b",
+        ":80",
+    ],
+)
+def test_an_open_gateway_does_not_answer_by_others(host: str) -> None:
+    """A page whose name was pointed at 127.0.0.1 has an origin that equals the Host."""
+    with capture_logs() as logs, pytest.raises(Problem) as caught:
+        check_host(scope(f"http://{host}", host), None)
+    problem = caught.value
+    assert (problem.status, problem.type, problem.field, problem.value) == (403, "denied", "Host", host)
+    assert [entry["event"] for entry in logs] == ["host_refused"]
+
+
+def test_each_of_several_hosts_is_judged() -> None:
+    """Whichever of them somebody on the way went by."""
+    twice = {"headers": [(b"host", b"localhost"), (b"host", b"evil.example")], "scheme": "http"}
+    with pytest.raises(Problem):
+        check_host(twice, None)
 
 
 def test_preflight_tells_a_listed_origin_what_it_may_send() -> None:
