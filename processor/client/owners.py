@@ -5,25 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import structlog
-
+from processor.client.renewal import Owner, Renewal
 from processor.client.signals import Hold, at_exit, on_stop, watch_signals
-from processor.core.errors import ServerError, ServerUnreachable
+from processor.core.errors import ServerUnreachable
 from processor.core.keys import PartitionKeys
-from processor.store.connection import speaking_of
 
 if TYPE_CHECKING:
     from processor.client.session import Session
 
 __all__ = ["Owned", "Owners"]
 
-log = structlog.get_logger("tailrace.owners")
-RENEWALS_A_TERM: Final = 3
-RETRY_SECONDS: Final = 1.0
 STOP_SECONDS: Final = 2.0  # for what an execution does when it is stopped
 
 
@@ -58,8 +53,7 @@ class Owners:
         self._session = session
         self._owned: dict[str, Owned] = {}
         self._controls: dict[str, _Control] = {}
-        self._renewing: asyncio.Task[None] | None = None
-        self._soon = asyncio.Event()
+        self._renewal: Renewal | None = None
         self._loop = asyncio.get_running_loop()
         self._unwatch: list[Callable[[], None]] = []  # take back what the process was asked to tell
         self._closed = False
@@ -77,8 +71,12 @@ class Owners:
             self._unwatch = [on_stop(self._on_signal), at_exit(self._at_exit)]
         else:
             watch_signals()
-        if self._renewing is None:
-            self._renewing = asyncio.get_running_loop().create_task(self._renew(), name="tailrace-renew")
+        if self._renewal is None:
+            script = session.scripts.named("renew")
+            self._renewal = Renewal(
+                session.server.address.url, script, session.limits, self._by_partition, self._renewed
+            )
+            self._renewal.start()
         session.keep_passes()
         partition = session.keys.of(owned.run)
         if partition.ctl not in self._controls:
@@ -100,40 +98,34 @@ class Owners:
 
     def renew_soon(self) -> None:
         """A cancel may have been missed; a renewal's answer tells."""
-        self._soon.set()
+        if self._renewal is not None:
+            self._renewal.soon()
 
-    async def _renew(self) -> None:
-        """Every third of a term; a renewal that failed is tried again at once and then every second."""
-        wait = self._session.settings.owner_seconds / RENEWALS_A_TERM
-        pause = wait
-        while True:
-            try:
-                async with asyncio.timeout(pause):
-                    await self._soon.wait()
-            except TimeoutError:
-                pass  # it is time
-            self._soon.clear()
-            try:
-                with speaking_of(self._session.server.address.url):
-                    await self._renew_all()
-            except ServerError as error:
-                log.warning("renewal_failed", error=error.message)
-                pause = 0.0 if pause == wait else RETRY_SECONDS
-            else:
-                pause = wait
-
-    async def _renew_all(self) -> None:
-        by_partition: dict[int, list[Owned]] = {}
+    def _by_partition(self) -> dict[int, tuple[PartitionKeys, list[Owner]]]:
+        """What is to be renewed; called by the renewing thread."""
         keys = self._session.keys
-        for owned in self._owned.values():
-            by_partition.setdefault(keys.number(owned.run), []).append(owned)
-        for number, some in by_partition.items():
-            answers = await self._session.scripts.renew(keys.partitions[number], [(o.run, o.owner) for o in some])
-            for owned, answer in zip(some, answers, strict=True):
-                if answer == "cancelling":
-                    owned.on_cancel()
-                elif answer.startswith("closed") or answer == "stale":
-                    owned.on_ended(answer)
+        found: dict[int, tuple[PartitionKeys, list[Owner]]] = {}
+        for owned in list(self._owned.values()):
+            number = keys.number(owned.run)
+            found.setdefault(number, (keys.partitions[number], []))[1].append((owned.run, owned.owner))
+        return found
+
+    def _renewed(self, answers: Sequence[tuple[Owner, str]]) -> None:
+        """Called by the renewing thread; a loop that is blocked hears it when it is free again."""
+        news = [(owner, answer) for owner, answer in answers if answer != "renewed"]
+        if news and not self._loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # it was closed in between
+                self._loop.call_soon_threadsafe(self._hear, news)
+
+    def _hear(self, news: Sequence[tuple[Owner, str]]) -> None:
+        for (run, owner), answer in news:
+            owned = self._owned.get(run)
+            if owned is None or owned.owner != owner:
+                continue
+            if answer == "cancelling":
+                owned.on_cancel()
+            elif answer.startswith("closed") or answer == "stale":
+                owned.on_ended(answer)
 
     def _on_signal(self, number: int) -> Hold | None:
         """SIGINT: somebody waits at a terminal, so what runs here ends now. SIGTERM: a deploy, so it may finish."""
@@ -180,6 +172,8 @@ class Owners:
     def abandon(self) -> None:
         """The loop is closed: signals and the process's end are nothing to it."""
         self._closed = True
+        if self._renewal is not None:
+            self._renewal.stop()
         for take_back in self._unwatch:
             take_back()
 
@@ -189,9 +183,9 @@ class Owners:
         await self._end(drain_seconds)
         for take_back in self._unwatch:
             take_back()
-        if self._renewing is not None:
-            self._renewing.cancel()
-            await asyncio.gather(self._renewing, return_exceptions=True)
+        if self._renewal is not None:
+            self._renewal.stop()
+            await asyncio.to_thread(self._renewal.join, STOP_SECONDS)
         for ctl, control in self._controls.items():
             self._session.server.channels.unsubscribe(ctl, control)
         self._controls.clear()

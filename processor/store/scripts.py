@@ -19,7 +19,7 @@ from processor.core.keys import PartitionKeys
 from processor.core.settings import Settings
 from processor.store.connection import execute
 
-__all__ = ["Batch", "Limits", "Script", "Scripts", "append_command", "load_script"]
+__all__ = ["Batch", "Limits", "Script", "Scripts", "append_command", "load_script", "renew_command"]
 
 _INCLUDE = re.compile(r"^-- @include (\w+)$", re.MULTILINE)
 _FLAGS = re.compile(r"^-- Flags +(allow-oom|no-writes)\b", re.MULTILINE)
@@ -157,6 +157,15 @@ def append_command(
     )
 
 
+def renew_command(
+    script: Script, limits: Limits, keys: PartitionKeys, owned: Sequence[tuple[str, str]]
+) -> tuple[bytes | str | int, ...]:
+    """renew.lua's call as an EVALSHA command. owned: (run, owner)."""
+    names = [keys.meta, keys.owners, *(keys.run(run) for run, _ in owned)]
+    pairs = [text for pair in owned for text in pair]
+    return (b"EVALSHA", script.sha, len(names), *names, limits.term_ms, *pairs)
+
+
 Cancelled = tuple[Literal["asked", "ended", "unknown", "corrupt"], str]
 
 
@@ -201,10 +210,8 @@ class Scripts:
 
     async def renew(self, keys: PartitionKeys, owned: Sequence[tuple[str, str]]) -> list[str]:
         """owned: (run, owner). Answers as renew.lua's header has them, in the same order."""
-        args: list[str | bytes | int] = [self.limits.term_ms]
-        for run, owner in owned:
-            args += (run, owner)
-        reply = await self._call("renew", [keys.meta, keys.owners, *(keys.run(run) for run, _ in owned)], args)
+        script = self.named("renew")
+        reply = await self._send(script, renew_command(script, self.limits, keys, owned))
         return [answer.decode() for answer in reply]
 
     async def cancel(self, keys: PartitionKeys, run: str, reason: bytes) -> Cancelled:

@@ -531,10 +531,31 @@ async def test_a_lost_owner_is_told(brisk: Tailrace) -> None:
 
     run = await frozen.start_here()
     session = await brisk.session()
-    session.owners._renewing.cancel()  # type: ignore[union-attr]  # the process freezes, its passes do not
+    session.owners._renewal.stop()  # type: ignore[union-attr]  # the process freezes, its passes do not
     with anyio.fail_after(10), pytest.raises(RunFailed) as failed:
         await run.result()
     assert failed.value.reason == "owner_lost"
+
+
+@pytest.mark.holds_loop
+async def test_a_blocked_loop_keeps_its_run(brisk: Tailrace, server: TestServer) -> None:
+    """A function that blocks the event loop for more than a term keeps its run, though others make their passes."""
+
+    @brisk.task
+    async def rude(run: Run) -> str:
+        time.sleep(1.5)  # noqa: ASYNC251
+        return "done"
+
+    other = Tailrace(settings=brisk.settings)  # in a thread of its own: a gateway's passes
+    with other.sync as sync:
+        sync.run("else").log("x")
+        other.portal.call(_keep_passes(other))
+        with anyio.fail_after(10):
+            assert await (await rude.start_here()).result() == "done"
+
+
+async def _keep_passes(tail: Tailrace) -> None:
+    (await tail.session()).keep_passes()
 
 
 async def test_a_renewed_owner_is_not_lost(brisk: Tailrace) -> None:
