@@ -29,7 +29,7 @@ class Protocol(HttpToolsProtocol):
     """One connection. Kept small: ten thousand of them wait here."""
 
     # beside 30 attributes Python gives up sharing the dictionary's keys, which costs 1 KiB a connection
-    __slots__ = ("_head", "_in_body", "_in_head", "_refused", "_slow", "_unparsed")
+    __slots__ = ("_answered", "_head", "_in_body", "_in_head", "_refused", "_slow", "_unparsed")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -39,6 +39,7 @@ class Protocol(HttpToolsProtocol):
         self._in_body = False
         self._head = 0  # bytes of the present head that the parser has told of
         self._unparsed = 0  # bytes of it that came, but for its first and last read
+        self._answered: RequestResponseCycle | None = None  # the one that is, while others are pipelined behind it
         self._refused = False  # answered by this class; what still comes is not read
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -53,6 +54,9 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unwatch()
+        answered, self._answered = self._answered, None
+        if answered is not None:  # uvicorn tells the last request only, and a stream before it would never end
+            _disconnect(answered)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -95,7 +99,10 @@ class Protocol(HttpToolsProtocol):
             return
         self._in_body = True
         self._watch(BODY_SECONDS)
+        before = self.cycle
         super().on_headers_complete()
+        if len(self.pipeline) == 1:
+            self._answered = before
         cycle = self.cycle  # its task has not begun yet
         cycle.message_event = _Event(False)  # type: ignore[assignment]
         offer = Offer(cycle, self.transport, chunks=self.scope["http_version"] != "1.0")
@@ -112,6 +119,10 @@ class Protocol(HttpToolsProtocol):
         self._in_body = False
         self._unwatch()
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        self._answered = self.pipeline[-1][0] if len(self.pipeline) > 1 else None
+        super().on_response_complete()
 
     # -- limits
 
@@ -162,8 +173,7 @@ class Protocol(HttpToolsProtocol):
             if self.pipeline or not self._in_body:  # another request's answer is under way: nothing may stand in it
                 self.transport.close()
                 return
-            cycle.disconnected = True  # its app answers no more
-            cycle.message_event.set()
+            _disconnect(cycle)  # its app answers no more
         body = problem.json()
         head = b"content-type: %b\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % (MEDIA_TYPE.encode(), len(body))
         self.transport.write(STATUS_LINE[problem.status] + head + body)
@@ -173,6 +183,12 @@ class Protocol(HttpToolsProtocol):
             self.loop.call_later(LINGER_SECONDS, self.transport.close)
         else:
             self.transport.close()
+
+
+def _disconnect(cycle: RequestResponseCycle) -> None:
+    """As uvicorn tells an app that its client has gone."""
+    cycle.disconnected = True
+    cycle.message_event.set()
 
 
 class _Pipeline(list[Any]):

@@ -11,6 +11,7 @@ import pytest
 from gateway import protocol as protocol_module
 from gateway.protocol import Protocol
 from tests.gateway.serving import under_uvicorn
+from tests.support.until import until
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -158,6 +159,15 @@ async def test_nothing_stands_in_an_answer_that_is_under_way(address: str, behin
     assert got.count(b"HTTP/1.1 ") == 1
     assert got.startswith(b"HTTP/1.1 200 ")
     assert got.endswith(b"<closed>")
+
+
+@pytest.mark.parametrize("paths", ["/endless / /", "/ /endless /", "/ / /endless / /"])
+async def test_an_endless_answer_ends_with_its_connection(address: str, paths: str) -> None:
+    """Also where requests are pipelined behind it, and before it."""
+    left = len(asyncio.all_tasks())
+    requests = b"".join(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path.encode() for path in paths.split())
+    assert (await say(address, requests)).endswith(b"begins\r\n<open>")
+    await until(lambda: len(asyncio.all_tasks()) <= left, "its app has returned")
 
 
 async def test_what_follows_a_refused_head_is_not_served(address: str) -> None:
