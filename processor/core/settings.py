@@ -16,7 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 from processor.core.errors import BadName, SettingsError
 from processor.core.names import check_namespace
 
-__all__ = ["DATA_DIR", "Settings", "shown_url", "unknown_variables", "variable_of"]
+__all__ = ["DATA_DIR", "Settings", "is_running", "shown_url", "unknown_variables", "variable_of"]
 
 PREFIX = "TAILRACE_"
 DATA_DIR = ".tailrace"
@@ -351,13 +351,13 @@ def _running_server(path: Path) -> dict[str, str]:
         url, pid, gateway = said["url"], int(said["pid"]), said.get("gateway")
     except (ValueError, KeyError, TypeError):
         return {}  # half written or not ours: as good as absent
-    if not isinstance(url, str) or not _alive(pid):
+    if not isinstance(url, str) or not is_running(pid):
         return {}
     return {"redis_url": url, **({"public_url": gateway} if isinstance(gateway, str) else {})}
 
 
-def _alive(pid: int) -> bool:
-    """False for a process that was killed and could not take its file away."""
+def is_running(pid: int) -> bool:
+    """Whether a process lives: False for one that was killed and could not take its file away."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

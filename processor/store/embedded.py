@@ -25,6 +25,7 @@ from urllib.parse import quote
 import structlog
 
 from processor.core.errors import ServerError
+from processor.core.settings import is_running
 
 __all__ = ["EmbeddedServer", "FolderInUse", "NoEmbeddedServer", "link_key"]
 
@@ -196,7 +197,8 @@ class EmbeddedServer:
                 break
             except BlockingIOError:
                 said = _read_json(self.folder / "server.json")
-                if _runs(said.get("pid")) or time.monotonic() > deadline:
+                pid = said.get("pid")
+                if (isinstance(pid, int) and is_running(pid)) or time.monotonic() > deadline:
                     lock.close()
                     raise FolderInUse(
                         f"a server already runs on {self.folder} (process {said.get('pid', 'unknown')}).",
@@ -367,15 +369,3 @@ def _read_json(path: Path) -> dict[str, object]:
     except (OSError, ValueError):
         return {}
     return said if isinstance(said, dict) else {}
-
-
-def _runs(pid: object) -> bool:
-    if not isinstance(pid, int):
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
