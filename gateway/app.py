@@ -61,6 +61,8 @@ async def get_events(exchange: Exchange, run: str) -> Subscriber | None:
     form = form_of(exchange)
     cursor = cursor_of(exchange)
     await wait_for(exchange, run)
+    if exchange.unseen:  # it may have begun since, and be somebody's
+        until = await exchange.permit(Access("read", run))
     if form is Form.SSE:
         session = await exchange.session()
         return await open_stream(exchange.scope, exchange.send, session, run, cursor, until=until)

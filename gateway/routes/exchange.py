@@ -50,13 +50,14 @@ class ClientGone(Exception):
 class Exchange:
     """A request at a gateway. `base` is where the gateway is, as Location begins: `/tail` or `/api/default`."""
 
-    __slots__ = ("_query", "base", "gateway", "receive", "route", "scope", "send")
+    __slots__ = ("_query", "base", "gateway", "receive", "route", "scope", "send", "unseen")
 
     def __init__(self, gateway: Gateway, scope: Scope, receive: Receive, send: Send, base: str) -> None:
         self.gateway = gateway
         self.scope, self.receive, self.send = scope, receive, send
         self.base = base
         self.route = "none"  # its name in metrics and logs
+        self.unseen = False  # the application was asked about a run that did not exist, so without its labels
         self._query: dict[str, list[str]] | None = None
 
     @property
@@ -132,6 +133,7 @@ class Exchange:
             return None
         if access.run is not None and access.scope != "start":
             state = await self.state(access.run)
+            self.unseen = state is None
             if state is not None:
                 access = Access(access.scope, access.run, state.thread, state.labels)
         try:

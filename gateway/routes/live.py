@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 
 from sse_starlette import EventSourceResponse
 
@@ -25,7 +26,7 @@ HEARTBEAT = b":\n"
 
 async def get_live(exchange: Exchange) -> None:
     """Unnamed frames `{"runs": […]}`: first the newest page, then the runs that changed, newest change first."""
-    await exchange.permit(Access("list"))
+    until = await exchange.permit(Access("list"))
     session = await exchange.session()
     async with asyncio.timeout(SERVER_SECONDS):
         first = await _page(session)  # what is wrong with the server is told by a status while it still can be
@@ -33,7 +34,7 @@ async def get_live(exchange: Exchange) -> None:
         await exchange.answer_empty(200, [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")])
         return
     watch_signals()
-    response = EventSourceResponse(_frames(session, first), ping=0, sep="\n")
+    response = EventSourceResponse(_frames(session, first, until), ping=0, sep="\n")
     await response(exchange.scope, exchange.receive, exchange.send)
 
 
@@ -48,7 +49,8 @@ def changes(before: list[RunState], now: list[RunState]) -> list[RunState]:
     return [state for state in now if known.get(state.run) != state]
 
 
-async def _frames(session: Session, first: list[RunState]) -> AsyncIterator[bytes]:
+async def _frames(session: Session, first: list[RunState], until: datetime | None) -> AsyncIterator[bytes]:
+    """until: when the permission ends; the next request is told."""
     page = first
     yield _frame(page)
     silent = 0.0
@@ -56,7 +58,7 @@ async def _frames(session: Session, first: list[RunState]) -> AsyncIterator[byte
     while True:
         for _ in range(DRAIN_LOOKS):
             await asyncio.sleep(LOOK_EVERY_SECONDS / DRAIN_LOOKS)
-            if hub.draining:
+            if hub.draining or (until is not None and until <= datetime.now(UTC)):
                 return
         silent += LOOK_EVERY_SECONDS
         before, page = page, await _page(session)

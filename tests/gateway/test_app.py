@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -23,6 +24,7 @@ from processor.store.topology import create_topology
 from tests.gateway.answers import lines_of, post, problem_of
 from tests.gateway.conftest import KEY
 from tests.gateway.serving import Way, serving
+from tests.support.until import until
 
 
 def link(namespace: str, run: str, seconds: float = 60, key: str = KEY) -> str:
@@ -173,6 +175,29 @@ async def test_the_application_is_asked(tail: Tailrace, way: Way) -> None:
 async def lines_of_as(http: httpx.AsyncClient, run: str, headers: dict[str, str]) -> list[bytes]:
     response = await http.get(f"/runs/{run}/events", headers={"Accept": "application/x-ndjson", **headers})
     return response.content.splitlines()
+
+
+async def test_who_waits_for_a_run_is_asked_again_when_it_is_there(tail: Tailrace, way: Way) -> None:
+    """Only then its labels say whose it is."""
+
+    asked: list[Access] = []
+
+    async def may(connection: HTTPConnection, access: Access) -> bool:
+        asked.append(access)
+        return access.labels.get("user") in (None, connection.headers["x-user"])
+
+    async with serving(Gateway(tail, authorize=may), way) as http:
+
+        async def read(user: str) -> httpx.Response:
+            return await http.get("/runs/r1/events?wait=30", headers={"X-User": user})
+
+        waiting = [asyncio.create_task(read(user)) for user in ("7", "8")]
+        await until(lambda: len(asked) == 2, "both have been asked")
+        begin = {"type": "run.started", "labels": {"user": "7"}, "data": {"input": {}}}
+        assert (await http.post("/runs/r1/events", json=begin, headers={"X-User": "7"})).status_code == 200
+        own, other = await asyncio.gather(*waiting)
+        assert len(own.json()["events"]) == 1
+        problem_of(other, 403, "denied")
 
 
 async def test_the_application_may_refuse_in_its_own_words(tail: Tailrace, way: Way) -> None:

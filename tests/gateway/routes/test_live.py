@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
+from starlette.requests import HTTPConnection
 
-from gateway.app import standalone
+from gateway.app import Gateway, standalone
+from gateway.auth import Access, Grant
 from gateway.hub import Hub
 from gateway.routes.live import changes
 from processor.client.tailrace import Tailrace
@@ -56,3 +60,18 @@ async def test_the_list_is_kept_current(tail: Tailrace, namespace: str) -> None:
                 assert [runs async for runs in told] == []
             finally:
                 Hub.of_loop(tail.settings.heartbeat_seconds).draining = False
+
+
+async def test_it_ends_with_the_permission(tail: Tailrace) -> None:
+    """As the stream of a run does."""
+
+    async def may(connection: HTTPConnection, access: Access) -> Grant:
+        return Grant(until=datetime.now(UTC) + timedelta(seconds=0.3))
+
+    async with (
+        under_uvicorn(Gateway(tail, authorize=may)) as address,
+        httpx.AsyncClient(base_url=address, trust_env=False) as http,
+        asyncio.timeout(5),
+        http.stream("GET", "/live") as response,
+    ):
+        assert [runs async for runs in frames(response)] == [[]]
