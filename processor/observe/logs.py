@@ -14,6 +14,7 @@ __all__ = ["configure", "redact", "redact_access_logs"]
 
 # In addresses, in headers as they are logged, and in what uvicorn's access log makes of both.
 _TOKEN = re.compile(r"""((?:^|[?&;\s"'])token=)[^&;\s"'#]+""", re.IGNORECASE)
+_OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all controls but tab and LF
 _BEARER = re.compile(r"(bearer\s+)[A-Za-z0-9._~+/=-]+", re.IGNORECASE)
 
 
@@ -49,6 +50,14 @@ def _redact_fields(logger: Any, method: str, event: MutableMapping[str, Any]) ->
     for name, value in event.items():
         if isinstance(value, str):
             event[name] = redact(value)
+    return event
+
+
+def _show_controls(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """What a terminal would obey becomes visible: fields hold what clients sent, as the header Origin. JSON escapes it."""
+    for name, value in event.items():
+        if isinstance(value, str):
+            event[name] = _OBEYED.sub(lambda found: f"\\x{ord(found[0]):02x}", value)
     return event
 
 
@@ -88,7 +97,7 @@ def configure(
     tail: list[structlog.typing.Processor] = [
         _access_fields,
         structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-        *([] if people else [structlog.processors.format_exc_info]),
+        *([_show_controls] if people else [structlog.processors.format_exc_info]),
         _redact_fields,
         renderer,
     ]

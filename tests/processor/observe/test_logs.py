@@ -52,6 +52,15 @@ def test_console_lines_are_for_people() -> None:
     assert "{" not in out.getvalue()
 
 
+def test_a_terminal_is_shown_controls_instead_of_obeying_them() -> None:
+    """A header may hold C1 controls; ESC comes where a server lets it through."""
+    stream = io.StringIO()
+    configure("console", stream=stream)
+    structlog.get_logger("tailrace.gateway").warning("cors_refused", origin="\x9b31mred\x1b]0;title\x07")
+    assert "origin=\\x9b31mred\\x1b]0;title\\x07" in stream.getvalue()
+    assert not set(stream.getvalue()) & {"\x9b", "\x1b", "\x07"}
+
+
 def test_uvicorns_access_line_becomes_fields_without_the_token() -> None:
     """The address of a link is a secret until it expires."""
     out = io.StringIO()
