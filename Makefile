@@ -62,7 +62,8 @@ $(DEV): requirements-dev.lock $(RUNTIME)
 	@touch $@
 
 # All platforms and Python versions at once; the first is the widest, the others take its versions.
-UV := $(BIN)/python -m uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+# Extras stay in the names: pip takes `coverage[toml]`, which pytest-cov asks for, for another requirement than `coverage`.
+UV := $(BIN)/python -m uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras \
 	--no-emit-index-url --no-header --no-annotate
 lock: | $(VENV)/bin/python
 	@$(PIP) install uv

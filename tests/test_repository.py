@@ -70,7 +70,19 @@ def test_lock_pins_every_package_by_version_and_hash_and_names_no_address(name: 
     text = (ROOT / name).read_text()
     assert not re.search(r"://|--index|--find-links|--trusted|@ ", text)
     for line in text.replace("\\\n", " ").splitlines():
-        assert re.match(r"[\w.-]+==\S+( ; [^-]+)?\s+--hash=sha256:[0-9a-f]{64}", line), line[:100]
+        assert re.match(r"[\w.-]+(\[[\w,-]+\])?==\S+( ; [^-]+)?\s+--hash=sha256:[0-9a-f]{64}", line), line[:100]
+
+
+def test_extras_that_packages_ask_for_are_locked_as_such() -> None:
+    """pip takes `coverage[toml]` for another requirement than `coverage`: unlocked, a new release breaks the installation."""
+    pinned = locked("requirements-dev.lock")
+    for distribution in importlib.metadata.distributions():
+        if canonicalize_name(distribution.metadata["Name"]) not in pinned:
+            continue
+        for requirement in map(Requirement, distribution.requires or ()):
+            wanted = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+            if requirement.extras and wanted:
+                assert requirement.extras <= pinned[canonicalize_name(requirement.name)].extras, requirement
 
 
 def test_locks_agree_with_each_other() -> None:
