@@ -278,6 +278,7 @@ class Run(Generic[R]):
             ask = (await self.state()).ask
             if ask is None:
                 raise IllegalEvent(f"run {self.id} waits for no answer.", run=self.id, type="run.resumed")
+        _check_ask(ask, "ask")
         encoded = dumps(value)
         data = b'{"ask":%b,"value":%b}' % (dumps(ask), encoded)
         await self._tail._current().producer.writer(self.id).put(draft("run.resumed", data, ask=ask, value=encoded))
@@ -364,13 +365,7 @@ class Run(Generic[R]):
         task, ask = str(members.get("task") or ""), str(members.get("ask") or "")
         if task:
             check_name(task, "task", field="data.task")
-        if not is_text(ask):
-            raise BadEvent(
-                f"data.ask is {ask[:100]!r}, which has half a surrogate pair.",
-                remedy="Give whole characters.",
-                field="data.ask",
-                value=ask,
-            )
+        _check_ask(ask, "data.ask")
         return self._put(
             draft(
                 type,
@@ -428,6 +423,17 @@ class Run(Generic[R]):
         """The same for the same question asked the same time, in every attempt."""
         ordinal = self._asked[question] = self._asked.get(question, 0) + 1
         return hashlib.sha256(f"{ordinal} {question}".encode()).hexdigest()[:16]
+
+
+def _check_ask(ask: str, field: str) -> None:
+    """Raises BadEvent: what has no bytes cannot be sent."""
+    if not is_text(ask):
+        raise BadEvent(
+            f"{field} is {ask[:100]!r}, which has half a surrogate pair.",
+            remedy="Give whole characters.",
+            field=field,
+            value=ask,
+        )
 
 
 def _words(error: BaseException) -> str:

@@ -282,6 +282,8 @@ async def test_broken_text_outside_of_data_stops_nobody(tail: Tailrace) -> None:
         run.emit("run.queued", {"task": "\ud800"})
     with pytest.raises(BadInput, match=r"data\.ask"):
         run.emit("run.waiting", {"ask": "\ud800"})
+    with pytest.raises(BadEvent, match="ask is"):
+        await run.answer(True, ask="\ud800")
     with anyio.fail_after(5):
         assert (await other).startswith("1-")
 
