@@ -14,6 +14,7 @@ from rich.text import Text
 
 from processor.cli.options import Options, options_of
 from processor.core.errors import TailraceError
+from processor.core.json import dumps
 
 __all__ = [
     "STATUS_STYLE",
@@ -108,7 +109,7 @@ class Output:
         """`error[slug]: message`, then two spaces and the remedy; with --json one object. Always on stderr."""
         if self.options.json:
             told = {"error": error.code, "message": error.message, "remedy": error.remedy}
-            sys.stderr.write(orjson.dumps(told).decode() + "\n")
+            sys.stderr.write(dumps(told).decode() + "\n")  # a word of the command line may be no UTF-8
             return
         text = Text.assemble((f"error[{error.code}]", "bold red"), f": {error.message}")
         if error.remedy:

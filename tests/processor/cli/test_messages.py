@@ -209,6 +209,12 @@ async def test_errors_as_json(lone_cli: Cli) -> None:
         assert set(told) == {"error", "message", "remedy"}
 
 
+async def test_words_that_are_no_utf_8_are_told_as_json_too(cli: Cli) -> None:
+    """A byte of the command line that is none comes back escaped."""
+    ended = await cli("--json", "show", "a\udcffb")
+    assert (ended.code, json.loads(ended.err)["error"]) == (2, "bad-name")
+
+
 async def test_address_of_an_up_that_was_killed(cli: Cli, tmp_path: Path) -> None:
     """kill -9 of `up` leaves a server.json that misleads nobody."""
     cli.url = None
