@@ -46,7 +46,7 @@ class Bench:
 
 def measure_cpu(report: Report, bench: Bench) -> None:
     """CPU a frame, one writer after the other in each round."""
-    rounds, seconds = (2, 0.3) if bench.quick else (5, 4.0)
+    rounds, seconds = (2, 0.3) if bench.quick else (5, 3.0)
     low, busy = (500.0, 1000.0) if bench.quick else (LOW, BUSY)
     one = _interleaved(bench, ("c", "transport", "send", "recipe"), 1, low, rounds, seconds)
     _rows(report, f"{bench.subscribers} of one run", one)

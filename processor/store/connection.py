@@ -203,7 +203,8 @@ class Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
-        while (reply := self._reader.gets()) is not _NOTHING:
+        next_reply = self._reader.gets
+        while (reply := next_reply()) is not _NOTHING:
             self._on_reply(reply)
 
     def connection_lost(self, exc: BaseException | None) -> None:

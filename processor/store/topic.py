@@ -159,15 +159,20 @@ class Topic:
     def _offer(self, body: bytes) -> bool:
         """Takes what is new of a message; False if the feed has to be read first."""
         try:
-            taken = self._splice.take(parse_message(body))
+            message = parse_message(body)
         except ValueError:
             log.exception("message_malformed", run=self.run)
             return False
-        if taken is None:
-            return True
-        if isinstance(taken, ReadFeed):
+        taken = self._splice.take(message)
+        if taken is message:  # all of it, as nearly always: at load each call of a function shows
+            pending = self._pending
+            if not pending:
+                self._topics.mark(self)
+            pending.append(message)
+        elif isinstance(taken, ReadFeed):
             return False
-        self._take(taken)
+        elif taken is not None:
+            self._take(taken)
         return True
 
     def _take(self, message: Message) -> None:
