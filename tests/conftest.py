@@ -10,11 +10,13 @@ After each test: nothing held the loop, no key without TTL is left but those of 
 from __future__ import annotations
 
 import itertools
+import os
 import secrets
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
+import hypothesis
 import pytest
 
 from tests.support.leaks import leaks
@@ -29,6 +31,10 @@ _count = itertools.count(1)
 def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job; programs would inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # What lands must not depend on the draw of the day; everywhere else each run looks at other examples.
+    hypothesis.settings.register_profile("ci", derandomize=True)
+    if os.environ.get("CI"):
+        hypothesis.settings.load_profile("ci")
     config.addinivalue_line("markers", "holds_loop: this test holds the event loop by intention")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ import orjson
 from processor.core.errors import BadEvent
 
 __all__ = ["dumps", "loads"]
+
+_LONG_NUMBER = re.compile(rb"[0-9]{19}")
 
 
 def _default(value: object) -> object:
@@ -45,6 +48,8 @@ def dumps(value: object) -> bytes:
 
 def loads(data: bytes | str) -> Any:
     """Raises ValueError."""
+    if _LONG_NUMBER.search(data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass")):
+        return json.loads(data)  # orjson takes integers above 64 bits for floats, and says nothing
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:

@@ -23,6 +23,12 @@ values = st.recursive(
 )
 
 
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 2**64, 10**400])
+def test_long_integers_stay_whole(number: int) -> None:
+    """orjson would take them for floats."""
+    assert loads(dumps({"n": number})) == {"n": number}
+
+
 @given(values)
 def test_round_trip(value: object) -> None:
     """Every JSON value is written in one line and read as an equal one, whatever orjson thinks of it."""
