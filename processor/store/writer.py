@@ -37,9 +37,9 @@ def refusal(run: str, type: str, outcome: Outcome) -> TailraceError:
     detail = outcome.detail
     if outcome.word == "closed":
         status, _, tail = detail.partition(" ")
-        since = ago(time.time() - FeedId.parse(tail).ms / 1000)
+        since = f" {ago(time.time() - FeedId.parse(tail).ms / 1000)} ago" if tail else ""  # a renewal knows no tail
         return RunClosed(
-            f"run {run} ended as {status} {since} ago; {type} was not added. A run that has ended takes no more events.",
+            f"run {run} ended as {status}{since}; {type} was not added. A run that has ended takes no more events.",
             remedy='The next turn is a new run: `await answer.options(thread="chat-42").start(...)`.',
             run=run,
             status=status,
