@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from processor.core.errors import BadInput, SettingsError
-from processor.core.json import dumps, loads
+from processor.core.json import dumps
 
 __all__ = ["Inputs"]
 
@@ -51,10 +51,6 @@ class Inputs:
     def to_json(self, values: Mapping[str, object]) -> bytes:
         """The input as the run carries it."""
         return dumps(dict(values))
-
-    def from_json(self, data: bytes) -> dict[str, object]:
-        """Typed arguments of a run's input. Raises BadInput."""
-        return self.bind((), loads(data))
 
     def _check(self, values: dict[str, object]) -> dict[str, object]:
         if self._adapters is None:

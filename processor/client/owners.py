@@ -36,8 +36,8 @@ class Owned:
 class _Control:
     """Hears cancels of one partition."""
 
-    def __init__(self, owners: Owners, partition: PartitionKeys) -> None:
-        self._owners, self._partition = owners, partition
+    def __init__(self, owners: Owners) -> None:
+        self._owners = owners
 
     def message(self, body: bytes, /) -> None:
         verb, _, run = body.decode().partition(" ")
@@ -80,7 +80,7 @@ class Owners:
         session.keep_passes()
         partition = session.keys.of(owned.run)
         if partition.ctl not in self._controls:
-            control = self._controls[partition.ctl] = _Control(self, partition)
+            control = self._controls[partition.ctl] = _Control(self)
             try:
                 await session.server.channels.subscribe(partition.ctl, control)
             except BaseException:

@@ -18,7 +18,6 @@ from processor.client.thread import Thread
 from processor.core.events import Event
 from processor.core.lifecycle import Status
 from processor.store.runs import RunState
-from processor.store.writer import Sent
 
 __all__ = ["Portal", "SyncMessage", "SyncRun", "SyncTailrace", "SyncTask", "SyncThread", "SyncTool"]
 
@@ -105,10 +104,6 @@ class Portal:
                 raise
         else:
             self.call(leave(None))
-
-
-async def _awaited(sent: Sent) -> str:
-    return await sent
 
 
 class SyncMessage:

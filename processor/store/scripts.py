@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
@@ -102,9 +102,6 @@ class Batch(NamedTuple):
     prev: int  # the writer's last number known as accepted
     number: int  # of the first event
     events: Sequence[Fields]
-
-
-_FIXED_KEYS: Final = 7
 
 
 def append_command(
@@ -258,8 +255,3 @@ class Scripts:
         """How many entries of the log went."""
         removed: int = await self._call("trim", [keys.log], [])
         return removed
-
-
-def labels_of(fields: Mapping[str, str]) -> dict[str, str]:
-    """A run's labels among the fields of its hash."""
-    return {name[2:]: value for name, value in fields.items() if name.startswith("l:")}
