@@ -363,7 +363,7 @@ class Run(Generic[R]):
         members = loads(encoded) if data is not None else {}
         members = members if isinstance(members, dict) else {}
         task, ask = str(members.get("task") or ""), str(members.get("ask") or "")
-        if task:
+        if task or type == "run.queued":  # it waits in that task's stream
             check_name(task, "task", field="data.task")
         _check_ask(ask, "data.ask")
         return self._put(

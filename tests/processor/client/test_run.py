@@ -288,6 +288,15 @@ async def test_broken_text_outside_of_data_stops_nobody(tail: Tailrace) -> None:
         assert (await other).startswith("1-")
 
 
+async def test_a_queued_run_names_its_task(tail: Tailrace) -> None:
+    """Nobody could ever execute a run that waits for no task, so it is refused before anything is sent."""
+    run = tail.run("r")
+    with pytest.raises(BadName, match="task"):
+        run.emit("run.queued", {"input": {}})
+    with pytest.raises(RunNotFound):
+        await run.state()
+
+
 async def test_follow_goes_on_from_a_cursor(tail: Tailrace) -> None:
     """A reader that comes back with an ID gets what stands behind it."""
     run = tail.run("r")
