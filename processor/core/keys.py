@@ -47,6 +47,20 @@ class PartitionKeys:
     def work(self, task: str) -> str:
         return f"{self.prefix}work:{task}"
 
+    def dead_task(self, task: str) -> str:
+        """Dead letters of a task."""
+        return f"{self.prefix}dead:task:{task}"
+
+    @property
+    def outbox(self) -> str:
+        """Settled events for other partitions."""
+        return self.prefix + "outbox"
+
+    @property
+    def marks(self) -> str:
+        """Per source partition, the last outbox entry taken from it."""
+        return self.prefix + "marks"
+
 
 class Keyspace:
     """Keys of a namespace with a known number of partitions."""
@@ -69,3 +83,17 @@ class Keyspace:
     def workers(self) -> str:
         """Live workers with their tasks (written by workers)."""
         return f"tr:{{{self.namespace}}}:workers"
+
+    @property
+    def schedules(self) -> str:
+        return f"tr:{{{self.namespace}}}:schedules"
+
+    def rate(self, name: str) -> str:
+        return f"tr:{{{self.namespace}}}:rate:{name}"
+
+    def limit(self, name: str) -> str:
+        return f"tr:{{{self.namespace}}}:limit:{name}"
+
+    def lock(self, name: str) -> str:
+        """Of a singleton, at each lock server."""
+        return f"tr:{{{self.namespace}}}:lock:{name}"

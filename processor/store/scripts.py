@@ -177,7 +177,8 @@ class Scripts:
     def named(self, name: str) -> Script:
         return load_script(name, shebang=self.shebang)
 
-    async def _call(self, name: str, keys: Sequence[str], args: Sequence[str | bytes | int]) -> Any:
+    async def call(self, name: str, keys: Sequence[str], args: Sequence[str | bytes | int]) -> Any:
+        """For the one typed function that each script has: here, or in the module of its idea."""
         script = self.named(name)
         return await self._send(script, ("EVALSHA", script.sha, len(keys), *keys, *args))
 
@@ -202,7 +203,7 @@ class Scripts:
 
     async def look(self, keys: PartitionKeys, run: str) -> tuple[str, str, str]:
         """(status, tail, ID of the feed's last entry), "" for what is not there."""
-        status, tail, newest = await self._call("look", [keys.run(run), keys.feed(run)], [])
+        status, tail, newest = await self.call("look", [keys.run(run), keys.feed(run)], [])
         return status.decode(), tail.decode(), newest.decode()
 
     async def renew(self, keys: PartitionKeys, owned: Sequence[tuple[str, str]]) -> list[str]:
@@ -217,7 +218,7 @@ class Scripts:
         names = [keys.meta, keys.log, keys.index, keys.owners, keys.deadlines, keys.delayed, keys.delayed_body]
         names += [keys.run(run), keys.feed(run), keys.channel(run), keys.thread(run), keys.ctl]
         args: list[str | bytes | int] = [run, reason, limits.grace_ms, limits.retain_ms, limits.tombstone_ms]
-        reply = await self._call("cancel", names, args)
+        reply = await self.call("cancel", names, args)
         return reply[0].decode(), reply[1].decode() if len(reply) > 1 else ""
 
     async def expire(self, keys: PartitionKeys, runs: Sequence[str] = (), *, limit: int = 100) -> tuple[int, list[str]]:
@@ -234,7 +235,7 @@ class Scripts:
             limit,
             *runs,
         ]
-        reply = await self._call("expire", names, args)
+        reply = await self.call("expire", names, args)
         return reply[0], [run.decode() for run in reply[1:]]
 
     async def bind(
@@ -247,11 +248,11 @@ class Scripts:
         when_behind: Literal["detach", "refuse"] = "detach",
     ) -> str:
         """increments: types that the group binds, `*` for all. Returns bound, changed or same."""
-        reply = await self._call("bind", [keys.meta, keys.log], [group, start, when_behind, *increments])
+        reply = await self.call("bind", [keys.meta, keys.log], [group, start, when_behind, *increments])
         word: str = reply[0].decode()
         return word
 
     async def trim(self, keys: PartitionKeys) -> int:
         """How many entries of the log went."""
-        removed: int = await self._call("trim", [keys.log], [])
+        removed: int = await self.call("trim", [keys.log], [])
         return removed
