@@ -89,7 +89,7 @@ class Draft(NamedTuple):
     type: str
     payload: bytes
     extras: tuple[bytes | str | int, ...] = ()  # what the script may not read from JSON, as append.lua's header has it
-    work: str = ""  # task of a run.queued, whose work stream must be passed
+    work: str = ""  # task of a run.queued or run.resumed, whose work stream must be passed
 
     @property
     def size(self) -> int:
@@ -152,7 +152,7 @@ def draft(
     """An event with what its type brings; arguments of other types are left alone.
 
     start: `start_hash` of task and input. nonce, owner: of an execution without a worker.
-    error: JSON. delay_ms: of run.queued.
+    error: JSON. delay_ms: of run.queued. task: of run.resumed, where it may wake a parked run.
     """
     extras: tuple[bytes | str | int, ...] = ()
     payload = compose(type, data, attempt=attempt, labels=labels, traceparent=traceparent)
@@ -165,10 +165,10 @@ def draft(
     elif type == "run.waiting":
         extras = (ask,)
     elif type == "run.resumed":
-        extras = (ask, value)
+        extras = (ask, value, task)
     elif type == "run.failed":
         extras = (error,)
-    return Draft(type, payload, extras, task if type == "run.queued" else "")
+    return Draft(type, payload, extras, task if type in ("run.queued", "run.resumed") else "")
 
 
 class Event(Generic[D]):

@@ -19,7 +19,7 @@ from processor.core.keys import PartitionKeys
 from processor.core.settings import Settings
 from processor.store.connection import execute
 
-__all__ = ["Batch", "Limits", "Script", "Scripts", "append_command", "load_script", "renew_command"]
+__all__ = ["Batch", "Limits", "Script", "Scripts", "append_command", "load_script", "partition_keys", "renew_command"]
 
 _INCLUDE = re.compile(r"^-- @include (\w+)$", re.MULTILINE)
 _FLAGS = re.compile(r"^-- Flags +(allow-oom|no-writes)\b", re.MULTILINE)
@@ -104,19 +104,16 @@ class Batch(NamedTuple):
     events: Sequence[Fields]
 
 
+def partition_keys(keys: PartitionKeys) -> list[str]:
+    """Those that stand first where a script appends (include/partition.lua)."""
+    return [keys.meta, keys.log, keys.index, keys.owners, keys.deadlines, keys.delayed, keys.delayed_body]
+
+
 def append_command(
     script: Script, keys: PartitionKeys, layout: str, limits: Limits, batches: Sequence[Batch]
 ) -> tuple[bytes | str | int, ...]:
     """append.lua's call as an EVALSHA command; its header says what stands where."""
-    names: list[bytes | str] = [
-        keys.meta,
-        keys.log,
-        keys.index,
-        keys.owners,
-        keys.deadlines,
-        keys.delayed,
-        keys.delayed_body,
-    ]
+    names: list[bytes | str] = [*partition_keys(keys)]
     args: list[bytes | str | int] = []
     increments: set[str] = set()
     for batch in batches:
@@ -215,7 +212,7 @@ class Scripts:
     async def cancel(self, keys: PartitionKeys, run: str, reason: bytes) -> Cancelled:
         """reason: a JSON string. Answers (word, status)."""
         limits = self.limits
-        names = [keys.meta, keys.log, keys.index, keys.owners, keys.deadlines, keys.delayed, keys.delayed_body]
+        names = partition_keys(keys)
         names += [keys.run(run), keys.feed(run), keys.channel(run), keys.thread(run), keys.ctl]
         args: list[str | bytes | int] = [run, reason, limits.grace_ms, limits.retain_ms, limits.tombstone_ms]
         reply = await self.call("cancel", names, args)
@@ -224,7 +221,7 @@ class Scripts:
     async def expire(self, keys: PartitionKeys, runs: Sequence[str] = (), *, limit: int = 100) -> tuple[int, list[str]]:
         """One pass over a partition; runs: as an earlier call named them. Returns (done, due)."""
         limits = self.limits
-        names = [keys.meta, keys.log, keys.index, keys.owners, keys.deadlines]
+        names = partition_keys(keys)
         for run in runs:
             names += (keys.run(run), keys.feed(run), keys.channel(run), keys.thread(run))
         args: list[str | bytes | int] = [

@@ -21,18 +21,13 @@
 -- Flags   allow-oom
 -- Holds   a second call asks nothing new and writes nothing
 -- @include lifecycle
--- @include clock
--- @include emit
+-- @include event
 -- @include finish
 
-local keys = {
-  meta = KEYS[1], log = KEYS[2], index = KEYS[3], owners = KEYS[4], deadlines = KEYS[5],
-  hash = KEYS[8], feed = KEYS[9], channel = KEYS[10], thread = KEYS[11],
-}
-local delayed, bodies, ctl = KEYS[6], KEYS[7], KEYS[12]
-local run, reason = ARGV[1], ARGV[2]
+local run = { id = ARGV[1], hash = KEYS[8], feed = KEYS[9], channel = KEYS[10], thread = KEYS[11] }
+local ctl, reason = KEYS[12], ARGV[2]
 local grace_ms, retain_ms, tombstone_ms = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local known = redis.call('HMGET', keys.hash, 'status', 'cancel')
+local known = redis.call('HMGET', run.hash, 'status', 'cancel', 'tail', 'owner', 'asks', 'thread')
 local status = known[1]
 
 if not status then
@@ -42,23 +37,23 @@ elseif TERMINAL[status] then
 elseif known[2] then
   return { 'asked', status }
 end
-local now = clock()
-local members = '"data":{"reason":' .. reason .. '}}'
-if status == 'running' then
-  if not emit(keys, run, now, 'run.cancel_requested', members) then
-    return { 'corrupt' }
-  end
-  redis.call('HSET', keys.hash, 'cancel', reason)
-  redis.call('ZADD', keys.deadlines, now + grace_ms, run)
-else
-  if not emit(keys, run, now, 'run.cancelled', members) then
-    return { 'corrupt' }
-  end
-  status = 'cancelled'
-  redis.call('HSET', keys.hash, 'cancel', reason, 'status', status, 'ended', now)
-  redis.call('ZREM', delayed, run)
-  redis.call('HDEL', bodies, run)
-  finish(keys, run, now, retain_ms, tombstone_ms)
+standing(run, known[3])
+local type = status == 'running' and 'run.cancel_requested' or 'run.cancelled'
+local id = add(run, '"type":"' .. type .. '","data":{"reason":' .. reason .. '}}', has_groups())
+if not id then
+  return { 'corrupt' }
 end
-redis.call('SPUBLISH', ctl, 'cancel ' .. run)
+if status == 'running' then
+  redis.call('HSET', run.hash, 'tail', id, 'cancel', reason)
+  redis.call('ZADD', deadlines, now + grace_ms, run.id)
+else
+  status = 'cancelled'
+  redis.call('HSET', run.hash, 'tail', id, 'cancel', reason, 'status', status, 'ended', now)
+  redis.call('ZREM', delayed, run.id)
+  redis.call('HDEL', bodies, run.id)
+  finish(run, { owner = known[4], asks = known[5], thread = known[6] }, retain_ms, tombstone_ms)
+  write_ends()
+end
+publish(run)
+redis.call('SPUBLISH', ctl, 'cancel ' .. run.id)
 return { 'asked', status }

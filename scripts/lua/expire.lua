@@ -5,6 +5,8 @@
 -- KEYS[3] index         runs by last lifecycle change
 -- KEYS[4] owners        runs executed without a worker, by owner_until
 -- KEYS[5] deadlines     when to look at a run
+-- KEYS[6] delayed       runs queued for later
+-- KEYS[7] bodies        their work entries
 -- then for each run to look at: hash, feed, channel, thread
 -- ARGV[1] term_ms       of an owner
 -- ARGV[2] retain_ms     how long a feed stays after the end
@@ -16,87 +18,85 @@
 -- Flags   allow-oom
 -- Holds   it counts as a pass; an owner is lost only if its owner_until has passed and nothing was silent for a whole term
 -- @include lifecycle
--- @include clock
 -- @include pass
--- @include emit
+-- @include event
 -- @include finish
 
-local meta, log, index, owners, deadlines = unpack(KEYS, 1, 5)
 local term_ms, retain_ms, tombstone_ms = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local silent_ms, limit = tonumber(ARGV[4]), tonumber(ARGV[5])
-local now = clock()
 local quiet = pass(meta, owners, now, term_ms)
 local owners_may_be_lost = now - quiet >= term_ms
 
-local function keys_of(i)
-  local first = 6 + 4 * i
-  return {
-    meta = meta, log = log, index = index, owners = owners, deadlines = deadlines,
-    hash = KEYS[first], feed = KEYS[first + 1], channel = KEYS[first + 2], thread = KEYS[first + 3],
-  }
+local function load_run(i, id)
+  local first = 8 + 4 * i
+  local run = { id = id, hash = KEYS[first], feed = KEYS[first + 1], channel = KEYS[first + 2], thread = KEYS[first + 3] }
+  local known = redis.call('HMGET', run.hash, 'status', 'tail', 'cancel', 'attempt', 'owner', 'exec', 'asks', 'thread')
+  run.status, run.cancel, run.attempt, run.exec = known[1], known[3], tonumber(known[4] or 0), known[6]
+  run.known = { owner = known[5], asks = known[7], thread = known[8] }
+  return run.status and standing(run, known[2]) or run
 end
 
-local function finish_as(keys, run, status, type, members, error)
-  if not emit(keys, run, now, type, members) then
+local function finish_as(run, status, type, members, error)
+  local attempt = run.attempt > 0 and '"attempt":' .. run.attempt .. ',' or ''
+  local id = add(run, '"type":"' .. type .. '",' .. attempt .. '"data":{' .. members .. '}}', has_groups())
+  if not id then
     -- Corrupt: somebody must look at it, and looking at it each second helps nobody.
-    redis.call('ZREM', owners, run)
-    redis.call('ZREM', deadlines, run)
+    redis.call('ZREM', owners, run.id)
+    redis.call('ZREM', deadlines, run.id)
     return
   end
-  redis.call('HSET', keys.hash, 'status', status, 'ended', now)
+  redis.call('HSET', run.hash, 'tail', id, 'status', status, 'ended', now)
   if error then
-    redis.call('HSET', keys.hash, 'error', error)
+    redis.call('HSET', run.hash, 'error', error)
   end
-  finish(keys, run, now, retain_ms, tombstone_ms)
+  finish(run, run.known, retain_ms, tombstone_ms)
+  publish(run)
 end
 
-local function lose_owner(keys, run, attempt)
+local function lose_owner(run)
   local error = '"its process stopped renewing"'
-  local members = '"attempt":' .. attempt .. ',"data":{"error":' .. error .. ',"reason":"owner_lost"}}'
-  finish_as(keys, run, 'failed', 'run.failed', members, error)
+  finish_as(run, 'failed', 'run.failed', '"error":' .. error .. ',"reason":"owner_lost"', error)
 end
 
 -- A deadline that has passed: cancel grace, silence, or the end of a tombstone.
-local function look(keys, run, known)
-  local status, cancel, attempt, owner, exec = known[1], known[3], tonumber(known[4] or 0), known[5], known[6]
-  if TERMINAL[status] then
-    redis.call('ZREM', index, run)
-    redis.call('ZREM', deadlines, run)
-  elseif cancel and (owner or not exec) then
-    local with_attempt = attempt > 0 and '"attempt":' .. attempt .. ',' or ''
-    finish_as(keys, run, 'cancelled', 'run.cancelled', with_attempt .. '"data":{"reason":' .. cancel .. '}}')
-  elseif silent_ms > 0 and attempt == 0 and status ~= 'queued' then
-    local _, last_ms = split_id(known[2])
+local function look(run)
+  if TERMINAL[run.status] then
+    redis.call('ZREM', index, run.id)
+    redis.call('ZREM', deadlines, run.id)
+  elseif run.cancel and (run.known.owner or not run.exec) then
+    finish_as(run, 'cancelled', 'run.cancelled', '"reason":' .. run.cancel)
+  elseif silent_ms > 0 and run.attempt == 0 and run.status ~= 'queued' then
+    local _, last_ms = split_id(run.tail)
     if last_ms + silent_ms <= now then
       local error = '"nothing was heard of it"'
-      finish_as(keys, run, 'failed', 'run.failed', '"data":{"error":' .. error .. ',"reason":"silent"}}', error)
+      finish_as(run, 'failed', 'run.failed', '"error":' .. error .. ',"reason":"silent"', error)
     else
-      redis.call('ZADD', deadlines, last_ms + silent_ms, run)
+      redis.call('ZADD', deadlines, last_ms + silent_ms, run.id)
     end
   else
-    redis.call('ZREM', deadlines, run)
+    redis.call('ZREM', deadlines, run.id)
   end
 end
 
 local done = 0
 for i = 0, #ARGV - 6 do
-  local run, keys = ARGV[6 + i], keys_of(i)
-  local known = redis.call('HMGET', keys.hash, 'status', 'tail', 'cancel', 'attempt', 'owner', 'exec')
-  local owner_until = tonumber(redis.call('ZSCORE', owners, run) or now)
-  local deadline = tonumber(redis.call('ZSCORE', deadlines, run) or now + 1)
-  if not known[1] then
-    redis.call('ZREM', owners, run)
-    redis.call('ZREM', deadlines, run)
-    redis.call('ZREM', index, run)
+  local run = load_run(i, ARGV[6 + i])
+  local owner_until = tonumber(redis.call('ZSCORE', owners, run.id) or now)
+  local deadline = tonumber(redis.call('ZSCORE', deadlines, run.id) or now + 1)
+  if not run.status then
+    redis.call('ZREM', owners, run.id)
+    redis.call('ZREM', deadlines, run.id)
+    redis.call('ZREM', index, run.id)
     done = done + 1
-  elseif owner_until < now and owners_may_be_lost and not TERMINAL[known[1]] then
-    lose_owner(keys, run, known[4])
+  elseif owner_until < now and owners_may_be_lost and not TERMINAL[run.status] then
+    lose_owner(run)
     done = done + 1
   elseif deadline <= now then
-    look(keys, run, known)
+    look(run)
     done = done + 1
   end
 end
+write_ends()
 
 local due = { done }
 if owners_may_be_lost then

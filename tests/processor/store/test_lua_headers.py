@@ -56,7 +56,7 @@ def test_declared_and_used(path: Path, what: str) -> None:
     header, body = split(path)
     declared = numbered(what, header)
     assert declared == list(range(1, len(declared) + 1))
-    assert used(what, body) == set(declared)
+    assert used(what, body + "".join(split_body(name) for name in reached_from(header))) == set(declared)
 
 
 @every_script
@@ -111,16 +111,7 @@ def test_includes_exist_and_are_used(path: Path) -> None:
 def test_whatever_is_used_is_included(path: Path) -> None:
     """A body that uses what an include offers names that include, itself or through another one."""
     header, body = split(path)
-
-    def reach(names: list[str], seen: set[str]) -> set[str]:
-        for name in names:
-            if name not in seen:
-                seen.add(name)
-                inner, _ = split(LUA / "include" / f"{name}.lua")
-                reach(re.findall(r"^-- @include (\w+)$", inner, re.MULTILINE), seen)
-        return seen
-
-    reached = reach(re.findall(r"^-- @include (\w+)$", header, re.MULTILINE), set())
+    reached = reached_from(header)
     own = set(re.findall(r"\blocal function (\w+)", body)) | set(re.findall(r"\blocal (\w+)", body))
     for include in {path.stem for path in INCLUDES} - reached - {path.stem}:
         functions = {
@@ -130,6 +121,16 @@ def test_whatever_is_used_is_included(path: Path) -> None:
         }
         for name in functions - own:
             assert not re.search(rf"(?<![\w.:']){name}\(", body), f"{name} of {include}"
+
+
+def reached_from(header: str, seen: set[str] | None = None) -> set[str]:
+    """Includes that a header names, and theirs."""
+    seen = set() if seen is None else seen
+    for name in re.findall(r"^-- @include (\w+)$", header, re.MULTILINE):
+        if name not in seen:
+            seen.add(name)
+            reached_from(split(LUA / "include" / f"{name}.lua")[0], seen)
+    return seen
 
 
 def split_body(include: str) -> str:
@@ -174,8 +175,9 @@ def test_one_clock(path: Path) -> None:
 @every_text
 def test_no_globals(path: Path) -> None:
     """Every assigned name is local: fakeredis keeps globals from one script to the next, servers refuse them."""
-    _, body = split(path)
-    known = set(re.findall(r"[\w]+", " ".join(re.findall(r"\blocal ([\w, ]+)", body))))
+    header, body = split(path)
+    seen = body + "".join(split_body(name) for name in reached_from(header))
+    known = set(re.findall(r"[\w]+", " ".join(re.findall(r"\blocal ([\w, ]+)", seen))))
     known |= set(re.findall(r"\blocal function (\w+)", body))
     known |= set(re.findall(r"[\w]+", " ".join(re.findall(r"function \w*\(([\w, ]*)\)", body))))
     known |= set(re.findall(r"[\w]+", " ".join(re.findall(r"\bfor ([\w, ]+) (?:in|=)", body))))

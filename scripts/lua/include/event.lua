@@ -1,0 +1,46 @@
+-- An event enters its run's feed; told to followers at the end of the call.
+--
+-- standing(run, tail)       the run with seq and ms of its last event; run: {id, hash, feed, channel}
+-- add(run, payload, logged) the new feed ID, or nil if hash and feed do not belong together: it is the first write of an event,
+--                           and alone can fail on data
+-- publish(run)              what was added, as one message
+-- @include partition
+-- @include feed_id
+
+local function standing(run, tail)
+  run.seq, run.ms = split_id(tail)
+  run.tail = tail or ''
+  run.ms = math.max(run.ms, now)
+  return run
+end
+
+local function add(run, payload, logged)
+  local id = whole(run.seq + 1) .. '-' .. whole(run.ms)
+  -- A hash without feed finds no stream; one that fell behind has too small an ID.
+  local added
+  if run.seq == 0 then
+    if redis.call('EXISTS', run.feed) == 1 then
+      return nil
+    end
+    added = redis.pcall('XADD', run.feed, id, 'e', payload)
+  else
+    added = redis.pcall('XADD', run.feed, 'NOMKSTREAM', id, 'e', payload)
+  end
+  if not added or added.err then
+    return nil
+  end
+  run.seq = run.seq + 1
+  if logged then
+    redis.call('XADD', log, '*', 'r', run.id, 'i', id, 'e', payload)
+  end
+  if run.first_id then
+    run.published[#run.published + 1] = payload
+  else
+    run.first_id, run.published = id, { payload }
+  end
+  return id
+end
+
+local function publish(run)
+  redis.call('SPUBLISH', run.channel, run.first_id .. '\n' .. table.concat(run.published, '\n'))
+end
