@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import typer
 
 from processor.core.settings import Settings
+from processor.core.version import own_version
 
 __all__ = ["EPILOG", "Options", "hoist", "options_of", "own_version"]
 
@@ -39,14 +39,6 @@ class Options:
         if self.namespace is not None:
             settings = settings.changed("--namespace", namespace=self.namespace)
         return settings
-
-
-def own_version() -> str:
-    """Of the installed package; a source tree that was never installed has none."""
-    try:
-        return version("tailrace")
-    except PackageNotFoundError:
-        return "from source"
 
 
 def options_of(ctx: typer.Context) -> Options:

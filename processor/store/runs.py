@@ -7,16 +7,14 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, Protocol
-
-from redis.asyncio import Redis
+from typing import Any, Final
 
 from processor.core.cursor import FeedId
 from processor.core.errors import BadInput
 from processor.core.json import loads
-from processor.core.keys import Keyspace
 from processor.core.lifecycle import TERMINAL, Status
 from processor.store.connection import execute, uncancelled
+from processor.store.space import Space
 
 __all__ = [
     "RunState",
@@ -32,16 +30,6 @@ __all__ = [
 ]
 
 _PAGE: Final = 200
-
-
-class Space(Protocol):
-    """A namespace on a server; sessions are one."""
-
-    @property
-    def redis(self) -> Redis: ...
-
-    @property
-    def keys(self) -> Keyspace: ...
 
 
 def rfc3339(ms: int) -> str:
