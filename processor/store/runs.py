@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -13,7 +13,9 @@ from processor.core.cursor import FeedId
 from processor.core.errors import BadInput
 from processor.core.json import loads
 from processor.core.lifecycle import TERMINAL, Status
+from processor.core.waiting import why_queued
 from processor.store.connection import execute, uncancelled
+from processor.store.lag import read_lags
 from processor.store.space import Space
 
 __all__ = [
@@ -53,6 +55,7 @@ class RunState:
     ended: int | None = None
     error: str | None = None
     ask: str | None = None  # the open one
+    due: int | None = None  # before which a queued run does not run
     waiting_for: str | None = None  # why nothing happens, in words
     cancel: str | None = None  # the reason that a cancel gave, while one is asked for
     owner: str | None = None  # of an execution without a worker
@@ -103,6 +106,7 @@ def _state_of(run: str, fields: Mapping[str, str]) -> RunState:
         ended=int(fields["ended"]) if "ended" in fields else None,
         error=text if isinstance(text, str) or text is None else error,
         ask=fields.get("ask", "") if status == "waiting" else None,
+        due=int(float(fields["due"])) if status == "queued" and "due" in fields else None,
         waiting_for=_waiting_for(status, fields),
         cancel=loads(fields["cancel"]) if "cancel" in fields else None,
         owner=fields.get("owner"),
@@ -113,16 +117,33 @@ def _state_of(run: str, fields: Mapping[str, str]) -> RunState:
 
 
 def _waiting_for(status: str, fields: Mapping[str, str]) -> str | None:
-    """Why nothing happens. No worker can be alive before there are workers."""
+    """Why nothing happens, as far as the run's own hash tells it."""
     if status == "waiting":
         return f'an answer to ask "{fields.get("ask", "")}"' if fields.get("ask") else "an answer"
     if status == "queued" and fields.get("owner"):
         return "its next try, in the process that runs it"
-    if status == "queued" and "due" in fields:
-        return f"its time, {rfc3339(int(float(fields['due'])))}"
-    if status == "queued":
-        return f'a worker: none that has task "{fields.get("task", "")}" is alive'
     return None
+
+
+async def _explained(space: Space, states: Sequence[RunState]) -> list[RunState]:
+    """The same, with what queued runs wait for. One round trip more where there are any, however many."""
+    streams = {
+        state.run: space.keys.of(state.run).work(state.task)
+        for state in states
+        if state.status == "queued" and state.waiting_for is None and state.task
+    }
+    if not streams:
+        return list(states)
+    workers, lags = await read_lags(space, streams.values())
+
+    def explained(state: RunState) -> RunState:
+        if state.run not in streams or state.task is None:
+            return state
+        lag = lags[streams[state.run]]
+        why = why_queued(state.task, due=state.due, tried=state.attempt > 0, lag=lag, workers=workers)
+        return replace(state, waiting_for=why)
+
+    return [explained(state) for state in states]
 
 
 def _decoded(reply: Sequence[bytes]) -> dict[str, str]:
@@ -132,11 +153,12 @@ def _decoded(reply: Sequence[bytes]) -> dict[str, str]:
 
 async def read_state(space: Space, run: str) -> RunState | None:
     """None for an unknown run."""
-    return (await read_states(space, [run]))[0]
+    (state,) = await read_states(space, [run])
+    return (await _explained(space, [state]))[0] if state is not None else None
 
 
 async def read_states(space: Space, runs: Sequence[str]) -> list[RunState | None]:
-    """In the order asked for; one round trip."""
+    """In the order asked for; one round trip. What a queued run waits for stands not in its hash, and is left out."""
     if not runs:
         return []
     async with space.redis.pipeline(transaction=False) as pipe:
@@ -242,9 +264,9 @@ async def list_runs(
             if state is not None and _matches(state, status, task, labels or {}):
                 found.append(state)
                 if len(found) == limit:
-                    return found, place.text()
+                    return await _explained(space, found), place.text()
         if len(page) < _PAGE:
-            return found, None
+            return await _explained(space, found), None
 
 
 async def _index_page(space: Space, place: _Place | None) -> list[tuple[float, str]]:
