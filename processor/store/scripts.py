@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
@@ -19,9 +19,21 @@ from processor.core.keys import PartitionKeys
 from processor.core.settings import Settings
 from processor.store.connection import execute
 
-__all__ = ["Batch", "Limits", "Script", "Scripts", "append_command", "load_script", "partition_keys", "renew_command"]
+__all__ = [
+    "Batch",
+    "Held",
+    "Limits",
+    "Packing",
+    "Script",
+    "Scripts",
+    "append_command",
+    "load_script",
+    "partition_keys",
+    "renew_command",
+]
 
 _INCLUDE = re.compile(r"^-- @include (\w+)$", re.MULTILINE)
+_NOTHING_HELD: Final[Mapping[str, Sequence[Any]]] = {}
 _FLAGS = re.compile(r"^-- Flags +(allow-oom|no-writes)\b", re.MULTILINE)
 
 
@@ -75,6 +87,8 @@ class Limits:
     silent_ms: int
     term_ms: int
     grace_ms: int
+    visibility_ms: int
+    dead: int
 
     @classmethod
     def of(cls, settings: Settings) -> Limits:
@@ -87,6 +101,8 @@ class Limits:
             silent_ms=int(settings.silent_days * 86_400_000),
             term_ms=int(settings.owner_seconds * 1000),
             grace_ms=int(settings.grace_seconds * 1000),
+            visibility_ms=int(settings.visibility_seconds * 1000),
+            dead=settings.dead_limit,
         )
 
     @property
@@ -109,20 +125,30 @@ def partition_keys(keys: PartitionKeys) -> list[str]:
     return [keys.meta, keys.log, keys.index, keys.owners, keys.deadlines, keys.delayed, keys.delayed_body]
 
 
-def append_command(
-    script: Script, keys: PartitionKeys, layout: str, limits: Limits, batches: Sequence[Batch]
-) -> tuple[bytes | str | int, ...]:
-    """append.lua's call as an EVALSHA command; its header says what stands where."""
-    names: list[bytes | str] = [*partition_keys(keys)]
-    args: list[bytes | str | int] = []
-    increments: set[str] = set()
-    for batch in batches:
-        run = batch.run
-        names += (keys.run(run), keys.feed(run), keys.channel(run), keys.thread(run))
-        args += (run, batch.writer, batch.prev, batch.number)
+@dataclass(slots=True)
+class Packing:
+    """Keys and arguments of a call that appends, as they are put together."""
+
+    keys: PartitionKeys
+    names: list[str]
+    args: list[bytes | str | int] = field(default_factory=list)
+    increments: set[str] = field(default_factory=set)  # binding fields that the script has to ask for
+
+    @classmethod
+    def of(cls, keys: PartitionKeys, *more: str) -> Packing:
+        """more: keys of the script's own behind the partition's."""
+        return cls(keys, [*partition_keys(keys), *more])
+
+    def add_run(self, run: str) -> None:
+        keys = self.keys
+        self.names += (keys.run(run), keys.feed(run), keys.channel(run), keys.thread(run))
+
+    def add_events(self, events: Sequence[Fields]) -> None:
+        """How many segments, and each of them."""
+        args = self.args
         segments = len(args)
         args.append(0)
-        count, events, at, total = 0, batch.events, 0, len(batch.events)
+        count, at, total = 0, 0, len(events)
         while at < total:
             type, _, extras, work = events[at]
             end = at + 1
@@ -132,32 +158,66 @@ def append_command(
             args += (type, end - at, *extras)
             args += [event[1] for event in events[at:end]]
             if work:
-                names.append(keys.work(work))
+                self.names.append(self.keys.work(work))
             elif is_increment(type):
-                increments.add(f"b:{type}")
+                self.increments.add(f"b:{type}")
             count += 1
             at = end
         args[segments] = count
-    return (
-        b"EVALSHA",
-        script.sha,
-        len(names),
-        *names,
-        layout,
-        *limits.append_args,
-        len(increments),
-        *sorted(increments),
-        *args,
-    )
+
+    def command(self, script: Script, layout: str, limits: Limits) -> tuple[bytes | str | int, ...]:
+        """The EVALSHA."""
+        return (
+            b"EVALSHA",
+            script.sha,
+            len(self.names),
+            *self.names,
+            layout,
+            *limits.append_args,
+            len(self.increments),
+            *sorted(self.increments),
+            *self.args,
+        )
+
+
+def append_command(
+    script: Script, keys: PartitionKeys, layout: str, limits: Limits, batches: Sequence[Batch]
+) -> tuple[bytes | str | int, ...]:
+    """append.lua's call as an EVALSHA command; its header says what stands where."""
+    call = Packing.of(keys)
+    for batch in batches:
+        call.add_run(batch.run)
+        call.args += (batch.run, batch.writer, batch.prev, batch.number)
+        call.add_events(batch.events)
+    return call.command(script, layout, limits)
+
+
+class Held(NamedTuple):
+    """A work entry in a worker's hands. exec: of its run, as the worker knows it."""
+
+    run: str
+    entry: str
+    exec: str
 
 
 def renew_command(
-    script: Script, limits: Limits, keys: PartitionKeys, owned: Sequence[tuple[str, str]]
+    script: Script,
+    limits: Limits,
+    keys: PartitionKeys,
+    owned: Sequence[tuple[str, str]],
+    consumer: str = "",
+    held: Mapping[str, Sequence[Held]] = _NOTHING_HELD,
 ) -> tuple[bytes | str | int, ...]:
-    """renew.lua's call as an EVALSHA command. owned: (run, owner)."""
+    """renew.lua's call as an EVALSHA command. owned: (run, owner). held: by task, of that consumer."""
     names = [keys.meta, keys.owners, *(keys.run(run) for run, _ in owned)]
-    pairs = [text for pair in owned for text in pair]
-    return (b"EVALSHA", script.sha, len(names), *names, limits.term_ms, *pairs)
+    args: list[bytes | str | int] = [limits.term_ms, consumer, len(owned)]
+    args += [text for pair in owned for text in pair]
+    for task, entries in held.items():
+        names += (keys.work(task), *(keys.run(one.run) for one in entries))
+        args.append(len(entries))
+        for one in entries:
+            args += (one.entry, one.exec)
+    return (b"EVALSHA", script.sha, len(names), *names, *args)
 
 
 Cancelled = tuple[Literal["asked", "ended", "unknown", "corrupt"], str]
@@ -177,9 +237,9 @@ class Scripts:
     async def call(self, name: str, keys: Sequence[str], args: Sequence[str | bytes | int]) -> Any:
         """For the one typed function that each script has: here, or in the module of its idea."""
         script = self.named(name)
-        return await self._send(script, ("EVALSHA", script.sha, len(keys), *keys, *args))
+        return await self.send(script, ("EVALSHA", script.sha, len(keys), *keys, *args))
 
-    async def _send(self, script: Script, command: Sequence[bytes | str | int]) -> Any:
+    async def send(self, script: Script, command: Sequence[bytes | str | int]) -> Any:
         try:
             return await execute(self._redis, *command)
         except NoScriptError:
@@ -191,7 +251,7 @@ class Scripts:
 
         Returns ("ok", outcomes per batch) or ("topology <layout>", []).
         """
-        reply = await self._send(
+        reply = await self.send(
             self.named("append"), append_command(self.named("append"), keys, layout, self.limits, batches)
         )
         if reply[0] != b"ok":
@@ -206,7 +266,7 @@ class Scripts:
     async def renew(self, keys: PartitionKeys, owned: Sequence[tuple[str, str]]) -> list[str]:
         """owned: (run, owner). Answers as renew.lua's header has them, in the same order."""
         script = self.named("renew")
-        reply = await self._send(script, renew_command(script, self.limits, keys, owned))
+        reply = await self.send(script, renew_command(script, self.limits, keys, owned))
         return [answer.decode() for answer in reply]
 
     async def cancel(self, keys: PartitionKeys, run: str, reason: bytes) -> Cancelled:

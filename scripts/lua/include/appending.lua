@@ -12,6 +12,7 @@
 -- take(n)               the next n arguments; at, key: the next argument and the next key
 -- load_run(id, field)   a run, its keys being the next four: hash, feed, channel, thread
 -- take_segment()        {type, count, extras, at}: the next arguments as append.lua's header has them
+-- ending                the run that ends in the same step, if there is one
 -- judge, apply          whether a segment may be applied, and that it is
 -- write_back(run)       once a run and call
 -- @include lifecycle
@@ -29,6 +30,7 @@ for i = 1, bindings do
   bound[string.sub(ARGV[9 + i], 3)] = groups_known and (tonumber(known[3] or 0) > 0 or tonumber(known[3 + i] or 0) > 0)
 end
 local at, key = 10 + bindings, 8 -- the next argument and the next key
+local ending -- the run that ends in the same step: it does not keep its thread busy
 
 -- Whether an event of this type goes to the log: facts while there is a group, increments while one has bound them.
 local function is_logged(type)
@@ -134,7 +136,7 @@ local function other_active(run, extras)
     return nil
   end
   local active = redis.call('HGET', run.thread, 'active')
-  return active and active ~= run.id and active or nil
+  return active and active ~= run.id and active ~= ending and active or nil
 end
 
 -- The refusal of an ended run: with its last event's ID, which says when it ended.

@@ -35,6 +35,8 @@ LIMITS = Limits(
     silent_ms=60_000,
     term_ms=30_000,
     grace_ms=20_000,
+    visibility_ms=30_000,
+    dead=1000,
 )
 CLOCK = "tailrace-test:clock"
 SENTINEL = "tailrace-test:sentinel"

@@ -1,0 +1,157 @@
+"""The outbox: settled events of one partition on their way into others, each once and in order (relay.lua).
+
+Relays need no lock: an entry is taken only behind the one before it, so late and doubled calls change nothing. What was
+relayed stays in the outbox for a while, since its target may yet lose it; it goes when the target's mark, asked again, still
+covers it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import hiredis
+import structlog
+
+from processor.core.events import Fields
+from processor.store.connection import execute
+from processor.store.executing import Output
+from processor.store.runs import Space
+from processor.store.scripts import Packing, Scripts
+
+__all__ = ["Relay"]
+
+log = structlog.get_logger("tailrace.relay")
+PAGE: Final = 100  # outbox entries read at once, and at most so many in one call
+KEEP_SECONDS: Final = 10.0  # AOF everysec may lose the last second, a failover a few
+
+
+class Relaying(Space, Protocol):
+    @property
+    def scripts(self) -> Scripts: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    id: str
+    target: int
+    before: str  # the entry before it for the same target
+    output: Output
+
+
+class Relay:
+    """Of one process. Keeps nothing but how far it got, which is forgotten with every failure."""
+
+    def __init__(self, space: Relaying) -> None:
+        self._space = space
+        self._reached: dict[int, str] = {}  # per source, the last outbox entry that this process saw taken
+
+    def forget(self) -> None:
+        """After a broken connection: outbox and marks are read again, nothing is resent from memory."""
+        self._reached.clear()
+
+    async def relay(self, source: int) -> int:
+        """Takes on what waits in a partition's outbox. Returns how many entries were taken by their targets."""
+        taken = 0
+        try:
+            while page := await self._read(source, self._reached.get(source, "0-0")):
+                for target in {entry.target for entry in page}:
+                    taken += await self._send(source, target, [entry for entry in page if entry.target == target])
+                self._reached[source] = page[-1].id
+        except BaseException:
+            self._reached.pop(source, None)
+            raise
+        return taken
+
+    async def _read(self, source: int, after: str) -> list[_Entry]:
+        outbox = self._space.keys.partitions[source].outbox
+        found = await execute(self._space.redis, "XRANGE", outbox, f"({after}", "+", "COUNT", PAGE)
+        return [_entry(id.decode(), _fields(fields)) for id, fields in found]
+
+    async def _send(self, source: int, target: int, entries: Sequence[_Entry]) -> int:
+        """Sends a target's entries in order, from the one that it lacks."""
+        taken = 0
+        while entries:
+            answers = await self._call(source, target, entries)
+            for entry, answer in zip(entries, answers, strict=False):
+                word, _, detail = answer.partition(" ")
+                if word == "dropped":
+                    log.error("settled_event_dropped", run=entry.output.run, outcome=detail, source=source)
+                taken += word != "duplicate" and word != "hole"
+            if not answers[-1].startswith("hole"):
+                return taken
+            mark = answers[-1].partition(" ")[2]
+            again = await self._behind(source, target, mark)
+            if not again or again[0].before != mark:
+                # The mark is of an entry that this outbox lost, or never had: nothing can be told apart any more.
+                log.error("outbox_broken", source=source, target=target, mark=mark)
+                return taken
+            entries = again
+        return taken
+
+    async def _behind(self, source: int, target: int, mark: str) -> list[_Entry]:
+        """Entries for the target behind its mark, a page of them."""
+        after = mark
+        while page := await self._read(source, after):
+            found = [entry for entry in page if entry.target == target]
+            if found:
+                return found
+            after = page[-1].id
+        return []
+
+    async def _call(self, source: int, target: int, entries: Sequence[_Entry]) -> list[str]:
+        keyspace, scripts = self._space.keys, self._space.scripts
+        keys = keyspace.partitions[target]
+        call = Packing.of(keys, keys.marks)
+        call.args.append(source)
+        for entry in entries:
+            call.add_run(entry.output.run)
+            call.args += (entry.before, entry.id, entry.output.run)
+            call.add_events(entry.output.events)
+        script = scripts.named("relay")
+        answers = await scripts.send(script, call.command(script, keyspace.layout, scripts.limits))
+        return [answer.decode() for answer in answers]
+
+    async def clear(self, source: int) -> int:
+        """Deletes what was taken long enough ago and is still covered by its target's mark. Returns how many."""
+        partitions = self._space.keys.partitions
+        seconds, _ = await execute(self._space.redis, "TIME")
+        old = f"{int((int(seconds) - KEEP_SECONDS) * 1000)}"
+        found = await execute(self._space.redis, "XRANGE", partitions[source].outbox, "-", old, "COUNT", PAGE)
+        entries = [_entry(id.decode(), _fields(fields)) for id, fields in found]
+        marks: dict[int, str] = {}
+        for target in {entry.target for entry in entries}:
+            mark = await execute(self._space.redis, "HGET", partitions[target].marks, source)
+            marks[target] = mark.decode() if mark else "0-0"
+        gone = [entry.id for entry in entries if _parts(entry.id) <= _parts(marks[entry.target])]
+        if gone:
+            await execute(self._space.redis, "XDEL", partitions[source].outbox, *gone)
+        return len(gone)
+
+
+def _parts(id: str) -> tuple[int, int]:
+    ms, _, n = id.partition("-")
+    return int(ms), int(n)
+
+
+def _fields(fields: Any) -> dict[bytes, bytes]:
+    return fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
+
+
+def _entry(id: str, fields: dict[bytes, bytes]) -> _Entry:
+    return _Entry(id, int(fields[b"t"]), fields[b"p"].decode(), _unpack(fields[b"b"]))
+
+
+def _unpack(parcel: bytes) -> Output:
+    """What `parcel` packed."""
+    reader = hiredis.Reader()
+    reader.feed(parcel)
+    words: Any = reader.gets()
+    events: list[Fields] = []
+    at = 1
+    while at < len(words):
+        type, payload, work, count = words[at].decode(), words[at + 1], words[at + 2].decode(), int(words[at + 3])
+        events.append((type, payload, tuple(words[at + 4 : at + 4 + count]), work))
+        at += 4 + count
+    return Output(words[0].decode(), events)

@@ -1,0 +1,65 @@
+-- Take over work entries of consumers that are gone; or look again at entries that are one's own.
+--
+-- KEYS[1] meta          claimed and claims_quiet
+-- KEYS[2] work          stream of a task
+-- then for each entry whose body is there the hash of its run
+-- ARGV[1] consumer      who takes
+-- ARGV[2] whose         `others`: pending for somebody else and idle; `own`: pending for this very consumer
+-- ARGV[3] idle_ms       one visibility timeout: how long an entry must be idle, and how long nobody claims after a silence
+-- ARGV[4] silent_ms     a consumer that was silent so long and has nothing pending is deleted; 0: nobody looks for one
+-- then entry IDs: those whose runs' hashes are given, in that order, then those whose body the caller did not find
+-- Returns {"taken" or "quiet", {entry ID, exec or "", tries, …}, entry IDs that were acknowledged since their body is gone,
+--   consumers that were deleted}. Times are the server's
+-- Flags   allow-oom
+-- Holds   live consumers had a whole visibility timeout to renew before anything is taken from them; counts of deliveries stay;
+--   an entry that this consumer has already is told again, so a second call at the same time writes nothing
+-- @include clock
+
+local GROUP = 'workers'
+local meta, work = KEYS[1], KEYS[2]
+local consumer, is_own, idle_ms, silent_ms = ARGV[1], ARGV[2] == 'own', tonumber(ARGV[3]), tonumber(ARGV[4])
+local taken, gone = {}, {}
+
+-- Notes that somebody claims here. A gap in these notes, or one of a time to come, means that nobody could renew or that the clock
+-- jumped: then all entries look idle, and their consumers get the time to renew them. Whether that time has not passed yet.
+local function note_claim(now)
+  local known = redis.call('HMGET', meta, 'claimed', 'claims_quiet')
+  local claimed, quiet = tonumber(known[1] or -1), tonumber(known[2] or now)
+  if claimed < 0 or claimed > now or now - claimed > idle_ms / 2 then
+    quiet = now
+  end
+  redis.call('HSET', meta, 'claimed', now, 'claims_quiet', quiet)
+  return now - quiet < idle_ms
+end
+
+local function claim(entry, to, min_idle, ...)
+  return redis.call('XCLAIM', work, GROUP, to, min_idle, entry, 'JUSTID', ...)[1]
+end
+
+local function tell(entry, hash)
+  local run = redis.call('HMGET', hash, 'exec', 'tries')
+  taken[#taken + 1] = entry
+  taken[#taken + 1] = run[1] or ''
+  taken[#taken + 1] = tonumber(run[2] or 0)
+end
+
+-- Nobody can begin it any more; its run is not known.
+local function drop(entry)
+  if not redis.call('XRANGE', work, entry, entry)[1] then
+    redis.call('XACK', work, GROUP, entry)
+    gone[#gone + 1] = entry
+  end
+end
+
+local function take(entry, hash, is_quiet)
+  local found = redis.call('XPENDING', work, GROUP, entry, entry, 1)[1]
+  if not found then
+    return -- settled since the caller looked
+  end
+  local owner, idle, min_idle = found[2], found[3], is_own and 0 or idle_ms
+  if is_own ~= (owner == consumer) then
+    if not is_own and hash then
+      return true
+    end
+  end
+end
