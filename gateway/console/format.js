@@ -32,6 +32,13 @@ const dateFormat = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", tim
 export const clock = (ms) => clockFormat.format(ms)
 export const preciseClock = (ms) => `${clockFormat.format(ms)}.${String(ms % 1000).padStart(3, "0")}`
 export const date = (ms) => dateFormat.format(ms)
+const isToday = (ms, now) => new Date(ms).toDateString() === new Date(now).toDateString()
+export const moment = (ms, now = Date.now()) => (isToday(ms, now) ? clock(ms) : date(ms))
+
+// Sentences of the server have UTC times as 2026-11-24T11:02:13Z; a person has a time of his own.
+export const inLocalTime = (text, now = Date.now()) =>
+  text.replace(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z/g, (utc) => moment(Date.parse(utc), now))
+
 export const count = (number) => number.toLocaleString()
 
 // An event's time and number are in its ID, "<seq>-<ms>".

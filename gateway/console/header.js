@@ -2,7 +2,7 @@
 
 import { cancel } from "./api.js"
 import { copyButton, h, say } from "./dom.js"
-import { clock, count, date, duration, running, words } from "./format.js"
+import { count, date, duration, inLocalTime, moment, running, words } from "./format.js"
 import { inline } from "./markdown.js"
 import { ENDED } from "./model.js"
 import { progressOf } from "./side.js"
@@ -66,7 +66,7 @@ export class Header {
     const attempt = Math.max(model.attempt, state.attempt ?? 0)
     const facts = [
       attempt > 1 && [`attempt ${attempt}`],
-      created !== null && [`began ${isToday(created, now) ? clock(created) : date(created)}`, date(created)],
+      created !== null && [`began ${moment(created, now)}`, date(created)],
       created !== null && [ended === null ? `for ${running(now - created)}` : `took ${duration(ended - created)}`],
       [model.events === 1 ? "1 event" : `${count(model.events)} events`],
     ].filter(Boolean)
@@ -159,8 +159,6 @@ export class Header {
   }
 }
 
-const isToday = (ms, now) => new Date(ms).toDateString() === new Date(now).toDateString()
-
 const REASONS = {
   __proto__: null,
   timeout: "Timed out:",
@@ -174,7 +172,7 @@ const REASONS = {
 
 function noticeOf(state, model) {
   if (model.cancelling) return "A cancel was asked for; the function has not stopped yet."
-  return state?.waiting_for ?? ""
+  return state?.waiting_for ? `Waits for ${inLocalTime(state.waiting_for)}.` : ""
 }
 
 // What the feed says, once all of it is read; until then what the gateway says.

@@ -14,7 +14,7 @@ from rich.text import Text
 from processor.cli.exits import Usage
 from processor.cli.opening import reading, wait_for
 from processor.cli.output import Output, output_of, status_text, table_text
-from processor.cli.words import parse_labels, parse_time, took
+from processor.cli.words import in_local_time, parse_labels, parse_time, took
 from processor.core.ago import ago
 from processor.core.lifecycle import TERMINAL
 from processor.store.runs import RunState, Space, list_runs
@@ -107,15 +107,19 @@ async def _watch_table(out: Output, space: Space, wanted: _Wanted) -> None:
 
 def _table(found: Sequence[RunState]) -> Text:
     now = datetime.now(UTC)
-    labelled = any(state.labels for state in found)
-    columns = ("RUN", "STATUS", "TASK", "EVENTS", "CHANGED", "TOOK", *(["LABELS"] if labelled else []))
-    return table_text(columns, [_row(state, now)[: len(columns)] for state in found])
+    rows = [_row(state, now) for state in found]
+    # The last two say nothing of most runs: a column without a word is not shown.
+    shown = [name for name in _COLUMNS if name not in ("LABELS", "WAITS FOR") or any(row[name] for row in rows)]
+    return table_text(shown, [[row[name] for name in shown] for row in rows])
 
 
-def _row(state: RunState, now: datetime) -> list[str | Text]:
+_COLUMNS = ("RUN", "STATUS", "TASK", "EVENTS", "CHANGED", "TOOK", "LABELS", "WAITS FOR")
+
+
+def _row(state: RunState, now: datetime) -> dict[str, str | Text]:
     changed = (state.ended or state.updated) / 1000
     end = state.ended / 1000 if state.ended else now.timestamp()
-    return [
+    cells = (
         state.run,
         status_text(state.status),
         state.task or "",
@@ -123,4 +127,6 @@ def _row(state: RunState, now: datetime) -> list[str | Text]:
         f"{ago(now.timestamp() - changed)} ago",
         took(end - state.created / 1000),
         " ".join(f"{name}={value}" for name, value in state.labels.items()),
-    ]
+        in_local_time(state.waiting_for or "", now),
+    )
+    return dict(zip(_COLUMNS, cells, strict=True))

@@ -12,7 +12,7 @@ from processor.cli.exits import DONE, FAILED
 from processor.cli.find import find_run
 from processor.cli.opening import reading, wait_for
 from processor.cli.output import Output, output_of, status_text
-from processor.cli.words import clock, took
+from processor.cli.words import clock, in_local_time, took
 from processor.core.ago import ago
 from processor.store.runs import RunState, read_state
 
@@ -44,10 +44,10 @@ def _describe(out: Output, state: RunState) -> None:
         f" {age} ago" if state.terminal else f", last event {age} ago" if state.status == "running" else f" {age}"
     )
     if state.waiting_for:
-        head.append(f"  waits for {state.waiting_for}")
+        head.append(f"  waits for {in_local_time(state.waiting_for, now)}")
     out.line(head)
     if state.status == "queued" and state.waiting_for and state.waiting_for.startswith("a worker"):
-        out.line("  To need none: `start_here(...)` runs the task in the process that calls it.")
+        out.line(f"  Start one: `tailrace worker MODULE:TAIL`.   To need none: `{state.task}.start_here(...)`")
     if state.ask and state.status == "waiting":
         out.line(
             f"  `tailrace tail {state.run}` shows the question. Answer in the console, or by run.answer(...) or HTTP."

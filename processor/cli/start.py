@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,12 +11,12 @@ from processor.cli.exits import DONE, Usage
 from processor.cli.opening import opened, wait_for
 from processor.cli.output import Output, output_of
 from processor.cli.tail import Viewing, follow_runs
-from processor.cli.words import parse_duration, parse_json, parse_labels
+from processor.cli.words import in_local_time, parse_duration, parse_json, parse_labels
 from processor.core.json import dumps
 from processor.core.names import check_name
 
 if TYPE_CHECKING:
-    from processor.client.task import Options as StartOptions
+    from processor.client.queueing import Options as StartOptions
 
 __all__ = ["start"]
 
@@ -31,7 +32,7 @@ def start(
     follow: Annotated[bool, typer.Option("--follow", help="Stay, and show its events to the end.")] = False,
 ) -> None:
     """Queue a run for a worker."""
-    from processor.client.task import Options
+    from processor.client.queueing import Options
 
     check_name(task, "task")
     given = parse_json(input, field="input")
@@ -44,7 +45,7 @@ def start(
 
 
 async def _start(out: Output, task: str, input: bytes, options: StartOptions, follow: bool) -> int:
-    from processor.client.task import start_queued
+    from processor.client.queueing import start_queued
 
     async with opened(out.options) as tail:
         run = await start_queued(tail, task, input, options)
@@ -54,5 +55,6 @@ async def _start(out: Output, task: str, input: bytes, options: StartOptions, fo
         elif not follow:
             out.line(run.id)
         if state.waiting_for:
-            out.say(f"{run.id}  {state.status}, waits for {state.waiting_for}")
+            why = in_local_time(state.waiting_for, datetime.now(UTC))
+            out.say(f"{run.id}  {state.status}, waits for {why}")
         return await follow_runs(out, tail, [run.id], Viewing()) if follow else DONE

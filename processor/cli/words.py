@@ -12,8 +12,19 @@ from processor.core.cursor import FeedId
 from processor.core.errors import BadCursor, BadInput
 from processor.core.names import check_labels
 
-__all__ = ["Place", "clock", "parse_duration", "parse_json", "parse_labels", "parse_place", "parse_time", "took"]
+__all__ = [
+    "Place",
+    "clock",
+    "in_local_time",
+    "parse_duration",
+    "parse_json",
+    "parse_labels",
+    "parse_place",
+    "parse_time",
+    "took",
+]
 
+_UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z")
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "": 1}
 
 
@@ -113,3 +124,8 @@ def clock(moment: datetime, now: datetime) -> str:
     """Local time for eyes: `14:05:30` of today, else with the date."""
     local, today = moment.astimezone(), now.astimezone()
     return local.strftime("%H:%M:%S" if local.date() == today.date() else "%Y-%m-%d %H:%M:%S")
+
+
+def in_local_time(text: str, now: datetime) -> str:
+    """The text with its UTC times (RFC 3339) as `clock` has them."""
+    return _UTC.sub(lambda found: clock(datetime.fromisoformat(found[0]), now), text)

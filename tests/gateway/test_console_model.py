@@ -161,3 +161,14 @@ def test_blocks_of_growing_text() -> None:
       })
     """
     assert run(source, texts) == []
+
+
+def test_times_of_the_server_are_told_as_the_readers_own() -> None:
+    """UTC times in a sentence become the browser's: the hour alone where it is today's."""
+    now = 1_795_506_276_265
+    told = run(
+        "const { inLocalTime, clock, date } = await load('format.js');"
+        "return [inLocalTime(given.text, given.now), `its time, ${clock(given.now - 265)}; ${date(0)}, 2026-11-24`]",
+        {"text": "its time, 2026-11-24T07:44:36Z; 1970-01-01T00:00:00.000Z, 2026-11-24", "now": now},
+    )
+    assert told[0] == told[1]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from processor.cli.words import in_local_time
+from processor.client.tailrace import Tailrace
+from processor.store.workers import announce, tell_stopped, worker_here
 from tests.processor.cli.conftest import Cli, Terminal
 from tests.support.impostor import REDIS_6, impostor
 from tests.support.servers import TestServer, running
@@ -129,7 +133,24 @@ async def test_why_it_waits(cli: Cli, terminal: Callable[..., Terminal]) -> None
     first, second = shown.seen.splitlines()[:2]
     assert first.startswith("01k9x4  queued ")
     assert first.endswith(' s  waits for a worker: none that has task "answer" is alive')
-    assert "start_here" in second
+    assert second == "  Start one: `tailrace worker MODULE:TAIL`.   To need none: `answer.start_here(...)`"
+
+
+async def test_who_was_the_last_worker(cli: Cli, terminal: Callable[..., Terminal]) -> None:
+    """Where workers had the task, the last one is named with when it stopped: UTC in a pipe, local time for eyes."""
+    await cli.here("start", "answer", "--id", "01k9x4")
+    async with Tailrace(cli.url) as tail:
+        session = await tail.session()
+        worker = await announce(session, worker_here("web-1-aaaaaa", ["answer"], places=1))
+        await tell_stopped(session, worker)
+    why = (await cli.here("show", "01k9x4")).records[0]["waiting_for"]
+    found = re.fullmatch(rf"a worker: none .* is alive \(last: {worker.name}, stopped (20[0-9T:-]+Z)\)", why)
+    assert found is not None, why
+    local = in_local_time(found[1], datetime.now(UTC))
+    for args in (["show", "01k9x4"], ["runs"]):
+        shown = terminal(*args, env={"TAILRACE_REDIS_URL": cli.url})
+        assert await shown.ended() == 0
+        assert f"is alive (last: {worker.name}, stopped {local})" in shown.seen
 
 
 async def test_settings_error(lone_cli: Cli) -> None:

@@ -134,10 +134,10 @@ async def test_runs(cli: Cli, terminal: Callable[..., Terminal]) -> None:
     table = terminal("runs", env={"TAILRACE_REDIS_URL": cli.url})
     assert await table.ended() == 0
     head, first, second = table.seen.splitlines()
-    assert head.split() == ["RUN", "STATUS", "TASK", "EVENTS", "CHANGED", "TOOK", "LABELS"]
+    assert head.split() == ["RUN", "STATUS", "TASK", "EVENTS", "CHANGED", "TOOK", "LABELS", "WAITS", "FOR"]
     assert first.split()[:4] == ["done-run", "succeeded", "answer", "14"]
     assert second.split()[:4] == ["queued-run", "queued", "answer", "1"]
-    assert second.endswith("user=ada")
+    assert second.endswith('user=ada  a worker: none that has task "answer" is alive')
 
 
 async def test_runs_watch(cli: Cli) -> None:

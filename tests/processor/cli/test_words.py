@@ -4,7 +4,16 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from processor.cli.words import clock, parse_duration, parse_json, parse_labels, parse_place, parse_time, took
+from processor.cli.words import (
+    clock,
+    in_local_time,
+    parse_duration,
+    parse_json,
+    parse_labels,
+    parse_place,
+    parse_time,
+    took,
+)
 from processor.core.ago import ago
 from processor.core.cursor import FeedId
 from processor.core.errors import BadInput
@@ -78,3 +87,10 @@ def test_for_eyes() -> None:
     assert [took(s) for s in (-1, 0.0074, 0.9996, 3.21, 9.96, 41)] == ["0 ms", "7 ms", "1.0 s", "3.2 s", "9 s", "41 s"]
     assert len(clock(NOW, NOW)) == 8
     assert clock(NOW - timedelta(days=2), NOW).startswith("2026-11-22 ")
+
+
+def test_times_within_sentences() -> None:
+    """UTC times in a sentence are told as the reader's clock has them; the rest stays."""
+    today, past = NOW - timedelta(minutes=3), NOW - timedelta(days=3)
+    text = "its time, 2026-11-24T11:57:00Z (2026-11-21T12:00:00.123Z, 2026-11-24, T1Z)"
+    assert in_local_time(text, NOW) == f"its time, {clock(today, NOW)} ({clock(past, NOW)}, 2026-11-24, T1Z)"
