@@ -1,19 +1,96 @@
-"""A task's parameters: arguments become JSON by name, JSON becomes typed arguments, a mismatch is refused where it happens."""
+"""A task's parameters: arguments become JSON by name, JSON becomes typed arguments, a mismatch is refused where it happens.
+
+Builtins, unions, lists and dicts of them are checked here; everything else by pydantic, which is imported when the first
+task that needs it is started or executed.
+"""
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
-from processor.core.errors import BadInput, SettingsError
+from processor.client.depends import Dependency, marker_of
+from processor.client.hints import Check, plain_check, words
+from processor.core.errors import BadEvent, BadInput, SettingsError
 from processor.core.json import dumps
 
 __all__ = ["Inputs"]
 
-_PLAIN = (str, int, float, bool, type(None), dict, list)
+_EMPTY: Final = inspect.Parameter.empty
+_EXACT: Final = (str, int, float, bool, list, dict)  # a value of exactly this type needs no further look
+
+
+class _Parameter:
+    """One member of the input."""
+
+    __slots__ = ("_adapter", "check", "default", "exact", "hint", "name", "task")
+
+    def __init__(self, task: str, name: str, hint: Any, default: object) -> None:
+        if default is None and hint is not _EMPTY:
+            hint = hint | None if isinstance(hint, (type, types.UnionType)) else typing.Optional[hint]  # noqa: UP045
+        self.task, self.name, self.hint, self.default = task, name, hint, default
+        self.exact = hint if hint in _EXACT else None
+        self.check: Check | None = plain_check(Any if hint is _EMPTY else hint)
+        self._adapter: Any = None
+
+    def given(self, value: object) -> object:
+        """An argument of start, as it is passed on. Raises BadInput."""
+        if self.check is not None:
+            if not self.check(value):
+                raise self._refused(value)
+            return value
+        return self._validated(lambda: self.adapter.validate_python(value, by_alias=True, by_name=True), value)
+
+    def parsed(self, value: object) -> object:
+        """A member of the input as JSON has it, as the function gets it. Raises BadInput."""
+        if self.check is not None:
+            if not self.check(value):
+                raise self._refused(value)
+            return value
+        # As JSON and not as Python values: a strict model takes a date from a string in JSON alone.
+        return self._validated(lambda: self.adapter.validate_json(dumps(value), by_alias=True, by_name=True), value)
+
+    def to_json(self, value: object) -> bytes:
+        """Raises BadEvent."""
+        if self.check is not None:
+            return dumps(value)
+        try:
+            # By names, and without what is computed: what is read again must be what was written.
+            encoded: bytes = self.adapter.dump_json(value, by_alias=False, round_trip=True)
+        except ValueError as error:
+            raise BadEvent(
+                f"task {self.task}: {self.name} cannot be written as JSON: {error}", field=f"input.{self.name}"
+            ) from error
+        return encoded
+
+    @property
+    def adapter(self) -> Any:
+        """pydantic's, of the hint. Raises SettingsError without pydantic, TypeError for what is no type of data."""
+        if self._adapter is None:
+            self._adapter = _adapter(self.task, self.name, self.hint)
+        return self._adapter
+
+    def _validated(self, validate: Callable[[], object], value: object) -> object:
+        try:
+            return validate()
+        except ValueError as error:  # pydantic's ValidationError is one
+            where, what = _first(error)
+            raise BadInput(
+                f"{self.task}: {self.name} does not fit: {where + ': ' if where else ''}{what}",
+                field=f"input.{self.name}{'.' + where if where else ''}",
+                value=repr(value)[:200],
+            ) from error
+
+    def _refused(self, value: object) -> BadInput:
+        return BadInput(
+            f"{self.task}: {self.name} is {_called(value, self.hint)}, not {words(self.hint)}.",
+            field=f"input.{self.name}",
+            value=repr(value)[:200],
+        )
 
 
 class Inputs:
@@ -21,8 +98,7 @@ class Inputs:
 
     def __init__(self, name: str, fn: Callable[..., Any]) -> None:
         self.name = name
-        signature = inspect.signature(fn)
-        parameters = list(signature.parameters.values())
+        parameters = list(inspect.signature(fn).parameters.values())
         if not parameters or parameters[0].kind not in (
             parameters[0].POSITIONAL_ONLY,
             parameters[0].POSITIONAL_OR_KEYWORD,
@@ -33,87 +109,152 @@ class Inputs:
                 raise TypeError(
                     f"task {name}: parameter {parameter} has no name of its own; its input is a JSON object"
                 )
-        self._signature = signature.replace(parameters=parameters[1:])
         self._fn = fn
-        self._adapters: dict[str, Any] | None = None
+        self._declared = parameters[1:]
+        self._shape: _Shape | None = None
+
+    @property
+    def dependencies(self) -> Mapping[str, Dependency]:
+        """The parameters that are no input, each with what makes it."""
+        return self._known.dependencies
+
+    @property
+    def required(self) -> list[str]:
+        """The parameters that have no default."""
+        return [parameter.name for parameter in self._known.parameters.values() if parameter.default is _EMPTY]
 
     def bind(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
         """Arguments by name, defaults filled in, checked. Raises BadInput."""
+        shape = self._known
         try:
-            bound = self._signature.bind(*args, **kwargs)
+            bound = shape.signature.bind(*args, **kwargs)
         except TypeError as error:
             raise BadInput(
-                f"task {self.name}: {error}.", remedy=f"It takes {self._signature}.", field="input"
+                f"task {self.name}: {error}.", remedy=f"It takes {shape.signature}.", field="input"
             ) from error
         bound.apply_defaults()
-        return self._check(dict(bound.arguments))
-
-    def to_json(self, values: Mapping[str, object]) -> bytes:
-        """The input as the run carries it."""
-        return dumps(dict(values))
-
-    def _check(self, values: dict[str, object]) -> dict[str, object]:
-        if self._adapters is None:
-            self._adapters = self._make_adapters()
-        for name, adapter in self._adapters.items():
-            if isinstance(adapter, type):
-                self._check_plain(name, adapter, values[name])
-            else:
-                values[name] = self._validate(name, adapter, values[name])
+        values = dict(bound.arguments)
+        for name, parameter in shape.parameters.items():
+            values[name] = parameter.given(values[name])
         return values
 
-    def _make_adapters(self) -> dict[str, Any]:
-        """A builtin type, checked here, or pydantic's adapter for everything else."""
-        hints = self._hints()
-        adapters: dict[str, Any] = {}
-        for name in self._signature.parameters:
-            hint = hints.get(name, Any)
-            if hint is Any or hint is object:
-                continue
-            adapters[name] = hint if hint in _PLAIN else _adapter(self.name, name, hint)
-        return adapters
+    def to_json(self, values: Mapping[str, object]) -> bytes:
+        """The input as the run carries it. values: of `bind`. Raises BadEvent."""
+        parameters = self._known.parameters
+        members = (b"%b:%b" % (dumps(name), parameters[name].to_json(value)) for name, value in values.items())
+        return b"{%b}" % b",".join(members)
 
-    def _hints(self) -> dict[str, Any]:
-        """Of the parameters alone: what the run's own names may be imported for type checkers only."""
-        written = getattr(self._fn, "__annotations__", {})
-        probe = types.FunctionType((lambda: None).__code__, getattr(inspect.unwrap(self._fn), "__globals__", {}))
-        probe.__annotations__ = {name: written[name] for name in self._signature.parameters if name in written}
-        return typing.get_type_hints(probe, include_extras=True)
+    def parse(self, input: object) -> dict[str, Any]:
+        """The input of a run.queued as typed arguments, defaults filled in.
 
-    def _check_plain(self, name: str, wanted: type, value: object) -> None:
-        fits = isinstance(value, wanted) and not (isinstance(value, bool) and wanted in (int, float))
-        if not fits and not (wanted is float and isinstance(value, int) and not isinstance(value, bool)):
+        input: JSON as Python has it; None is no argument. Raises BadInput for what is missing, unknown or does not fit.
+        """
+        shape = self._known
+        if input is None:
+            input = {}
+        if not isinstance(input, dict):
             raise BadInput(
-                f"{self.name}: {name} is {type(value).__name__}, not {wanted.__name__}.",
-                remedy=f"It takes {self._signature}.",
-                field=f"input.{name}",
-                value=repr(value)[:200],
+                f"{self.name}: its input is {_called(input, dict)}, not an object with a member for each parameter.",
+                remedy=f"It takes {shape.signature}.",
+                field="input",
+                value=repr(input)[:200],
             )
+        values: dict[str, Any] = {}
+        left = len(input)
+        for name, parameter in shape.parameters.items():
+            if name in input:
+                left -= 1
+                value = input[name]
+                values[name] = value if type(value) is parameter.exact else parameter.parsed(value)
+            elif parameter.default is _EMPTY:
+                raise self._missing(name)
+            else:
+                values[name] = parameter.default
+        if left:
+            raise self._unknown(input)
+        return values
 
-    def _validate(self, name: str, adapter: Any, value: object) -> object:
-        try:
-            return adapter.validate_python(value)
-        except ValueError as error:  # pydantic's ValidationError is one
-            raise BadInput(
-                f"{self.name}: {name} does not fit: {_short(error)}", field=f"input.{name}", value=repr(value)[:200]
-            ) from error
+    @property
+    def _known(self) -> _Shape:
+        # Looked at when first needed and not by the decorator: types may be defined below the task.
+        if self._shape is None:
+            self._shape = _Shape(self.name, self._fn, self._declared)
+        return self._shape
+
+    def _missing(self, name: str) -> BadInput:
+        return BadInput(
+            f"{self.name}: {name} is missing.", remedy=f"It takes {self._known.signature}.", field=f"input.{name}"
+        )
+
+    def _unknown(self, input: Mapping[str, object]) -> BadInput:
+        parameters = self._known.parameters
+        name = next(name for name in input if name not in parameters)
+        near = difflib.get_close_matches(name, parameters, 1)
+        perhaps = f'Perhaps "{near[0]}"? ' if near else ""
+        return BadInput(
+            f"{self.name}: it has no parameter {name!r}.",
+            remedy=f"{perhaps}It takes {self._known.signature}.",
+            field=f"input.{name}",
+            value=repr(input[name])[:200],
+        )
+
+
+class _Shape:
+    """What the annotations say: which parameters are the input's and which are dependencies."""
+
+    def __init__(self, task: str, fn: Callable[..., Any], declared: list[inspect.Parameter]) -> None:
+        hints = _hints(fn, [one.name for one in declared if marker_of(None, one.default) is None])
+        self.dependencies: dict[str, Dependency] = {}
+        self.parameters: dict[str, _Parameter] = {}
+        kept: list[inspect.Parameter] = []
+        for one in declared:
+            hint = hints.get(one.name, _EMPTY)
+            marker = marker_of(hint, one.default)
+            if marker is not None:
+                self.dependencies[one.name] = Dependency(marker.fn)
+                continue
+            self.parameters[one.name] = _Parameter(task, one.name, hint, one.default)
+            # Behind a dependency positions are those of the function, which start does not have: names only.
+            kept.append(one.replace(kind=one.KEYWORD_ONLY) if self.dependencies else one)
+        self.signature = inspect.Signature(kept)
+
+
+def _hints(fn: Callable[..., Any], names: list[str]) -> dict[str, Any]:
+    """Of these parameters alone: what the run's own names may be imported for type checkers only."""
+    written = getattr(fn, "__annotations__", {})
+    probe = types.FunctionType((lambda: None).__code__, getattr(inspect.unwrap(fn), "__globals__", {}))
+    probe.__annotations__ = {name: written[name] for name in names if name in written}
+    return typing.get_type_hints(probe, include_extras=True)
 
 
 def _adapter(task: str, name: str, hint: Any) -> Any:
     try:
         from pydantic import TypeAdapter
+        from pydantic.errors import PydanticSchemaGenerationError
     except ImportError as error:
         raise SettingsError(
-            f"task {task}: parameter {name} is {hint!r}, which pydantic checks, and pydantic is not installed.",
+            f"task {task}: parameter {name} is {words(hint)}, which pydantic checks, and pydantic is not installed.",
             remedy='pip install "tailrace[typed]"',
         ) from error
-    return TypeAdapter(hint)
+    try:
+        return TypeAdapter(hint)
+    except PydanticSchemaGenerationError as error:
+        raise TypeError(
+            f"task {task}: parameter {name} is {words(hint)}, which no JSON becomes: give a builtin, dataclass, "
+            f"TypedDict or pydantic model, or make it a dependency: {name}: {words(hint)} = Depends(…)"
+        ) from error
 
 
-def _short(error: ValueError) -> str:
+def _called(value: object, wanted: Any) -> str:
+    """The value's type; the value itself where its type is not what is wrong."""
+    kind = "None" if value is None else type(value).__name__
+    return repr(value)[:100] if kind in words(wanted).replace("[", " ").split() or "Literal" in words(wanted) else kind
+
+
+def _first(error: ValueError) -> tuple[str, str]:
+    """Where, and what does not fit."""
     errors = getattr(error, "errors", None)
     if errors is None:
-        return str(error)
+        return "", str(error)
     first = errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return f"{where + ': ' if where else ''}{first['msg']}"
+    return ".".join(str(part) for part in first["loc"]), first["msg"]

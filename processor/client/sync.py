@@ -11,6 +11,7 @@ from typing import Any, Generic, ParamSpec
 
 from typing_extensions import TypeVar
 
+from processor.client.calling import executing
 from processor.client.run import Message, Run, Tool
 from processor.client.tailrace import Tailrace
 from processor.client.task import Task
@@ -50,15 +51,21 @@ class Portal:
         return self._pid == os.getpid() and not self.loop.is_closed()
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Runs it there and waits. Raises RuntimeError in the loop's own thread, where it would wait for itself."""
+        """Runs it there and waits. Raises RuntimeError in the loop's own thread, where it would wait for itself.
+
+        In a task it runs in the task's loop, as a part of its execution.
+        """
+        here = executing()
+        loop = here.loop if here is not None else self.loop
         try:
             running: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
         except RuntimeError:
             running = None
-        if running is self.loop:
+        if running is loop:
             coroutine.close()
             raise RuntimeError("a .sync call in the event loop itself would wait for ever; await the method instead")
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
+        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+        return here.wait(future) if here is not None else future.result()
 
     def iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
         """An async iterator, one step a time."""
@@ -254,6 +261,9 @@ class SyncTask(Generic[P, R]):
 
     def start_here(self, *args: P.args, **kwargs: P.kwargs) -> SyncRun[R]:
         return SyncRun(self._portal.call(self._task.start_here(*args, **kwargs)), self._portal)
+
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self._portal.call(self._task.call(*args, **kwargs))
 
 
 class SyncThread:

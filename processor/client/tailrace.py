@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -10,13 +11,15 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from threading import get_ident
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, overload
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, Protocol, overload
 
 from typing_extensions import TypeVar
 
+from processor.client.calling import Middleware
+from processor.client.queueing import Options, start_queued
 from processor.client.run import Run
 from processor.client.session import Session
-from processor.client.task import Options, Task, start_queued
+from processor.client.task import Policy, Task
 from processor.client.thread import Thread
 from processor.core.backoff import Retry
 from processor.core.errors import NotConfigured
@@ -29,12 +32,25 @@ from processor.store.connection import speaking_of
 from processor.store.runs import RunState, list_runs
 
 if TYPE_CHECKING:
+    from processor.client.limiter import Limiter
     from processor.client.sync import Portal, SyncRun, SyncTailrace
+    from processor.core.rate import Limit, Rate
+    from processor.core.schedule import Schedule
 
 __all__ = ["Tailrace"]
 
 P = ParamSpec("P")
 R = TypeVar("R", default=Any)
+
+
+class _Decorator(Protocol):
+    """What makes a function a task."""
+
+    @overload
+    def __call__(self, fn: Callable[Concatenate[Run[Any], P], Awaitable[R]], /) -> Task[P, R]: ...
+
+    @overload
+    def __call__(self, fn: Callable[Concatenate[SyncRun[Any], P], R], /) -> Task[P, R]: ...
 
 
 class _Here(NamedTuple):
@@ -55,10 +71,12 @@ class Tailrace:
         namespace: str | None = None,
         imports: Sequence[str] = (),
         settings: Settings | None = None,
+        middleware: Sequence[Middleware] = (),
     ) -> None:
         """url: argument, TAILRACE_REDIS_URL, REDIS_URL, server of `tailrace up`, else NotConfigured on first use.
 
-        imports: modules a worker loads. settings: instead of the environment.
+        imports: modules a worker loads. settings: instead of the environment. middleware: around each execution of a
+        task, outermost first.
         """
         self._url = url
         self._namespace = check_namespace(namespace) if namespace is not None else None
@@ -69,6 +87,7 @@ class Tailrace:
         self._entered = 0
         self._portal: Portal | None = None
         self.imports = tuple(imports)
+        self.middlewares: list[Middleware] = list(middleware)
         self.tasks: dict[str, Task[..., Any]] = {}
 
     @property
@@ -118,8 +137,16 @@ class Tailrace:
 
     @overload
     def task(
-        self, *, name: str | None = None, retry: Retry | int = 3, timeout_seconds: float = 600
-    ) -> Callable[[Callable[Concatenate[Run[Any], P], Awaitable[R]]], Task[P, R]]: ...
+        self,
+        *,
+        name: str | None = None,
+        retry: Retry | int = 3,
+        timeout_seconds: float = 600,
+        concurrency: int = 64,
+        cron: str | Schedule | None = None,
+        rate: str | Rate | None = None,
+        limit: int | Limit | None = None,
+    ) -> _Decorator: ...
 
     def task(
         self,
@@ -128,17 +155,26 @@ class Tailrace:
         name: str | None = None,
         retry: Retry | int = 3,
         timeout_seconds: float = 600,
+        concurrency: int = 64,
+        cron: str | Schedule | None = None,
+        rate: str | Rate | None = None,
+        limit: int | Limit | None = None,
     ) -> Any:
         """A function whose call is a run: started when called, its return value finishes it, its last failure fails it.
 
         A plain def runs in a thread, with a SyncRun, whose methods block.
         name: the function's by default. retry: how often it is tried, or how. timeout_seconds: of one try.
+        concurrency: executions at once in one worker process. cron: when it starts by itself, without arguments, as
+        "0 7 * * 1-5" in UTC or a Schedule. rate: how often it begins, over all workers, as "60/min" or a Rate. limit: how
+        many run at once over all workers, or a Limit. Raises BadInput, BadName.
         """
+        policy = Policy.of(
+            retry=retry, timeout_seconds=timeout_seconds, concurrency=concurrency, cron=cron, rate=rate, limit=limit
+        )
 
         def register(function: Callable[..., Any]) -> Task[..., Any]:
-            policy = Retry(attempts=retry) if isinstance(retry, int) else retry
             named = name or str(getattr(function, "__name__", "task"))
-            task: Task[..., Any] = Task(self, function, name=named, retry=policy, timeout_seconds=timeout_seconds)
+            task: Task[..., Any] = Task(self, function, name=named, policy=policy)
             known = self.tasks.get(task.name)
             if (
                 known is not None
@@ -153,6 +189,26 @@ class Tailrace:
             return task
 
         return register if fn is None else register(fn)
+
+    def middleware(self, fn: Middleware) -> Middleware:
+        """Decorator: what happens around each execution of a task, inside of the middleware before it.
+
+        It is called as `await fn(run, call_next)`, and executes the task by `return await call_next(run)`.
+        """
+        self.middlewares.append(fn)
+        return fn
+
+    def limiter(self, name: str, rate: str | Rate) -> Limiter:
+        """A rate that is shared by all processes: `await limiter.take(1200)` waits until it allows that many."""
+        from processor.client.limiter import Limiter
+
+        return Limiter(self, name, rate)
+
+    def load_imports(self) -> list[str]:
+        """Imports the modules of `imports` and returns their names. Raises what importing raises."""
+        for name in self.imports:
+            importlib.import_module(name)
+        return list(self.imports)
 
     async def start(self, task: str, /, **input: object) -> Run[Any]:
         """As Task.start, for a process that does not import the task's code."""

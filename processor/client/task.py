@@ -5,59 +5,75 @@ from __future__ import annotations
 import functools
 import sys
 import warnings
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, cast
 
 from typing_extensions import TypeVar
 
-from processor.client.execution import Execution, Job, in_thread, same_start
+from processor.client.calling import Middleware, invoke_values
+from processor.client.calls import call
+from processor.client.depends import is_async
+from processor.client.execution import Execution, Job, same_start
 from processor.client.inputs import Inputs
+from processor.client.queueing import Options, input_hash, start_queued
 from processor.client.run import Run
 from processor.core.backoff import Retry
 from processor.core.errors import BadInput, IllegalEvent, NotAwaited, RunClosed
-from processor.core.events import draft
-from processor.core.json import dumps, loads
-from processor.core.names import check_labels, check_name, check_run
-from processor.core.start import start_hash
-from processor.core.ulid import ulid
+from processor.core.names import check_labels, check_name
+from processor.core.rate import Limit, Rate
 
 if TYPE_CHECKING:
     from processor.client.sync import SyncTask
     from processor.client.tailrace import Tailrace
+    from processor.core.schedule import Schedule
 
-__all__ = ["Task"]
+__all__ = ["Policy", "Task"]
 
 P = ParamSpec("P")
 R = TypeVar("R", default=Any)
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """How one start differs from another."""
+class Policy:
+    """How a task's runs are executed. Raises BadInput for what makes no sense."""
 
-    id: str | None = None
-    thread: str | None = None
-    labels: Mapping[str, str] | None = None
-    delay_seconds: float = 0
+    retry: Retry = field(default_factory=Retry)
+    timeout_seconds: float = 600  # of one try
+    concurrency: int = 64  # executions at once in one process
+    cron: Schedule | None = None  # when it starts by itself, without arguments
+    rate: Rate | None = None
+    limit: Limit | None = None
 
-    def run_id(self) -> str:
-        """Raises BadName, BadInput."""
-        if self.thread is None:
-            return check_run(self.id) if self.id is not None else ulid()
-        check_name(self.thread, "thread")
-        return check_run(f"{self.thread}~{self.id if self.id is not None else ulid()}")
+    def __post_init__(self) -> None:
+        _at_least(self.retry.attempts >= 1, "retry", self.retry.attempts, "It counts all tries: 1 or more.")
+        _at_least(self.timeout_seconds > 0, "timeout_seconds", self.timeout_seconds, "Give seconds, more than 0.")
+        _at_least(self.concurrency >= 1, "concurrency", self.concurrency, "Give how many run at once, 1 or more.")
 
-    @property
-    def delay_ms(self) -> int:
-        if not 0 <= self.delay_seconds <= 366 * 86_400:
-            raise BadInput(
-                f"delay_seconds is {self.delay_seconds!r}; give 0 or more, a year at most.",
-                field="delay_seconds",
-                value=str(self.delay_seconds),
-            )
-        return int(self.delay_seconds * 1000)
+    @classmethod
+    def of(
+        cls,
+        *,
+        retry: Retry | int,
+        timeout_seconds: float,
+        concurrency: int,
+        cron: str | Schedule | None,
+        rate: str | Rate | None,
+        limit: int | Limit | None,
+    ) -> Policy:
+        """Of what the decorator takes: a number of tries, a cron expression in UTC, "60/min", a number at most."""
+        if isinstance(cron, str):
+            from processor.core.schedule import Schedule
+
+            cron = Schedule(cron)
+        retry = Retry(attempts=retry) if isinstance(retry, int) else retry
+        return cls(retry, timeout_seconds, concurrency, cron, Rate.of(rate), Limit.of(limit))
+
+
+def _at_least(fits: bool, field: str, value: float, remedy: str) -> None:
+    if not fits:
+        raise BadInput(f"{field} is {value!r}.", remedy=remedy, field=field, value=str(value))
 
 
 class Starting(Coroutine[Any, Any, R]):
@@ -116,18 +132,20 @@ class Task(Generic[P, R]):
         function: Callable[Concatenate[Run[Any], P], Awaitable[R]],
         *,
         name: str,
-        retry: Retry,
-        timeout_seconds: float,
-        options: Options | None = None,
+        policy: Policy | None = None,
     ) -> None:
+        functools.update_wrapper(self, function)
+        policy = policy or Policy()
         self.name = check_name(name, "task")
         self.function = function
-        self.retry = retry
-        self.timeout_seconds = timeout_seconds
+        self.is_async = is_async(function)
         self.inputs = Inputs(name, function)
-        self._tail = tail
-        self._options = options or Options()
-        functools.update_wrapper(self, function)
+        self.retry, self.timeout_seconds, self.concurrency = policy.retry, policy.timeout_seconds, policy.concurrency
+        self.cron, self.rate, self.limit = policy.cron, policy.rate, policy.limit
+        self.tail = tail
+        self._options = Options()
+        if self.cron is not None:
+            self._check_cron()
 
     def __call__(self, run: Run[Any], *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
         """The function, as it was written: for tests and for other tasks."""
@@ -137,11 +155,33 @@ class Task(Generic[P, R]):
         return f"<Task {self.name}>"
 
     @property
+    def middleware(self) -> Sequence[Middleware]:
+        """Around each execution, outermost first."""
+        return self.tail.middlewares
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether nothing stands between an execution and its function."""
+        return self.is_async and not self.tail.middlewares and not self.inputs.dependencies
+
+    def _check_cron(self) -> None:
+        try:
+            required = self.inputs.required
+        except NameError:  # a type that is defined below: told by each of its runs
+            return
+        if required:
+            raise BadInput(
+                f"task {self.name}: its schedule starts it without arguments, and {required[0]} has no default.",
+                remedy="Give it one, or let another task with this schedule start it.",
+                field="cron",
+            )
+
+    @property
     def sync(self) -> SyncTask[P, R]:
         """The same, blocking."""
         from processor.client.sync import SyncTask
 
-        return SyncTask(self, self._tail.portal)
+        return SyncTask(self, self.tail.portal)
 
     def options(
         self,
@@ -173,9 +213,18 @@ class Task(Generic[P, R]):
         """
         return Starting(self._start_here(args, kwargs), f"{self.name}.start_here")
 
+    async def call(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """In a task: a child run now, and wait for its result. Waiting takes no place in the concurrency.
+
+        Its ID is derived from parent, task, input and how many equal calls came before (or options(id=)), so the parent's
+        next attempt reuses children that finished and starts failed ones anew. A cancel of the parent reaches it as well.
+        Raises RunFailed and RunCancelled of the child, BadInput, BacklogFull, ServerError; RuntimeError outside of a task.
+        """
+        return cast("R", await call(self, self._options, args, kwargs))
+
     async def _start(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Run[R]:
         values = self.inputs.bind(args, kwargs)
-        run = await start_queued(self._tail, self.name, self.inputs.to_json(values), self._options)
+        run = await start_queued(self.tail, self.name, self.inputs.to_json(values), self._options)
         return cast("Run[R]", run)
 
     async def _start_here(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Run[R]:
@@ -184,19 +233,19 @@ class Task(Generic[P, R]):
             raise BadInput("start_here begins at once; delay_seconds needs start and a worker.", field="delay_seconds")
         values = self.inputs.bind(args, kwargs)
         encoded = self.inputs.to_json(values)
-        run: Run[R] = Run(self._tail, options.run_id())
+        run: Run[R] = Run(self.tail, options.run_id())
         job = Job(
             task=self.name,
-            function=in_thread(self.function),
-            arguments=values,
+            function=functools.partial(invoke_values, self),
+            arguments={"values": values},
             input=encoded,
-            start=_hash(self.name, encoded),
+            start=input_hash(self.name, encoded),
             retry=self.retry,
             timeout_seconds=self.timeout_seconds,
         )
-        executed: Run[R] = Run(self._tail, run.id)
+        executed: Run[R] = Run(self.tail, run.id)
         execution = Execution(
-            await self._tail.session(), executed, job=job, thread=options.thread or "", labels=options.labels
+            await self.tail.session(), executed, job=job, thread=options.thread or "", labels=options.labels
         )
         try:
             await execution.begin()
@@ -205,35 +254,3 @@ class Task(Generic[P, R]):
         else:
             execution.launch()
         return run
-
-
-async def start_queued(tail: Tailrace, task: str, input: bytes, options: Options) -> Run[Any]:
-    """Appends run.queued. input: JSON."""
-    await tail.session()
-    run: Run[Any] = Run(tail, options.run_id())
-    data = b'{"task":%b,"input":%b}' % (dumps(task), input)
-    queued = draft(
-        "run.queued",
-        data,
-        task=check_name(task, "task"),
-        start=_hash(task, input),
-        thread=options.thread or "",
-        labels=options.labels,
-        delay_ms=options.delay_ms,
-    )
-    await run._writer_of(queued).put_or_withdraw(queued)
-    return run
-
-
-def _hash(task: str, input: bytes) -> str:
-    return start_hash(task, json_as_python(input))
-
-
-def json_as_python(data: bytes) -> object:
-    """As `json` reads it, so that library and gateway hash alike."""
-    import json
-
-    try:
-        return json.loads(data)
-    except ValueError:
-        return loads(data)

@@ -1,0 +1,125 @@
+"""Calling a task's function: its input parsed, its dependencies made, through the middleware, in a thread where it blocks.
+
+Whoever executes a run calls it this way: a worker, start_here, a test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import CancelledError as FutureCancelledError
+from concurrent.futures import Future
+from contextlib import AsyncExitStack
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from processor.client.threads import in_thread
+
+if TYPE_CHECKING:
+    from processor.client.run import Run
+    from processor.client.task import Task
+
+__all__ = ["CallNext", "Executing", "Middleware", "executing", "invoke", "invoke_values"]
+
+T = TypeVar("T")
+CallNext = Callable[["Run[Any]"], Awaitable[Any]]
+Middleware = Callable[["Run[Any]", CallNext], Awaitable[Any]]
+"""async def middleware(run, call_next): what happens around each execution; `return await call_next(run)`."""
+
+
+class Executing:
+    """The execution that the present code belongs to."""
+
+    __slots__ = ("_waits", "called", "ended", "loop", "run", "task")
+
+    def __init__(self, task: Task[..., Any], run: Run[Any]) -> None:
+        self.task, self.run = task, run
+        self.loop = asyncio.get_running_loop()  # `.sync` in its threads works here
+        self.called: dict[str, int] = {}  # start hash → how many equal calls there were
+        self.ended = False
+        self._waits: set[Future[Any]] | None = None
+
+    def wait(self, future: Future[T]) -> T:
+        """In a thread of the execution: what the loop makes of it. Raises CancelledError where the execution is cancelled."""
+        if self._waits is None:
+            self._waits = set()
+        self._waits.add(future)
+        try:
+            return future.result()
+        except FutureCancelledError:
+            raise asyncio.CancelledError("its execution was cancelled") from None
+        finally:
+            self._waits.discard(future)
+
+    def cancel_waits(self) -> None:
+        """A thread cannot be cancelled; what it waits for can."""
+        for future in list(self._waits or ()):
+            future.cancel()
+
+
+_executing: ContextVar[Executing | None] = ContextVar("tailrace_executing", default=None)
+
+
+def executing() -> Executing | None:
+    """What is executed here, also in its threads; None outside, and in what an ended execution left behind."""
+    here = _executing.get()
+    return here if here is not None and not here.ended else None
+
+
+async def invoke(task: Task[..., Any], run: Run[Any], input: object) -> Any:
+    """One execution's function, and what it returns. input: JSON of run.queued, as Python has it.
+
+    Raises BadInput where the input does not fit, and what the function, a dependency or middleware raises.
+    """
+    return await invoke_values(task, run, task.inputs.parse(input))
+
+
+async def invoke_values(task: Task[..., Any], run: Run[Any], values: Mapping[str, Any]) -> Any:
+    """As invoke. values: typed arguments by name, of `Inputs.parse` or `Inputs.bind`."""
+    here = Executing(task, run)
+    _executing.set(here)
+    try:
+        if task.is_direct:
+            return await task.function(run, **values)
+        return await _through_middleware(task, run, values)
+    finally:
+        here.ended = True  # instead of a reset, which a coroutine that is dropped could not make in its own context
+
+
+async def _through_middleware(task: Task[..., Any], run: Run[Any], values: Mapping[str, Any]) -> Any:
+    async def function(run: Run[Any]) -> Any:
+        return await _with_dependencies(task, run, values)
+
+    call: CallNext = function
+    for middleware in reversed(task.middleware):
+        call = _around(middleware, call)
+    return await call(run)
+
+
+def _around(middleware: Middleware, call_next: CallNext) -> CallNext:
+    return lambda run: middleware(run, call_next)
+
+
+async def _with_dependencies(task: Task[..., Any], run: Run[Any], values: Mapping[str, Any]) -> Any:
+    wanted = task.inputs.dependencies
+    if not wanted:
+        return await _call(task, run, values)
+    made: dict[object, object] = {}
+    async with AsyncExitStack() as stack:
+        given = {name: await dependency.value(run, made, stack) for name, dependency in wanted.items()}
+        return await _call(task, run, {**values, **given})
+
+
+async def _call(task: Task[..., Any], run: Run[Any], values: Mapping[str, Any]) -> Any:
+    if task.is_async:
+        return await task.function(run, **values)
+    from processor.client.sync import Portal, SyncRun
+
+    plain: Callable[..., Any] = task.function
+    try:
+        return await in_thread(plain, SyncRun(run, Portal.of_running_loop()), **values)
+    except asyncio.CancelledError:
+        here = executing()
+        if here is not None:
+            here.cancel_waits()
+        raise
