@@ -46,7 +46,7 @@ async def post_events(exchange: Exchange, run: str) -> None:
     )
     await exchange.permit(Access("append", run))
     max_event = exchange.gateway.tail.settings.max_event_kib * 1024
-    drafts = read_events(await exchange.body(), media, max_event=max_event)
+    drafts = await _with_tasks(exchange, run, read_events(await exchange.body(), media, max_event=max_event))
     if numbers is not None and numbers.number + len(drafts) - 1 > MAX_NUMBER:
         raise _bad_number("Tailrace-Number", str(numbers.number), "leaves no number for the body's last event")
     session = await exchange.session()
@@ -60,6 +60,17 @@ async def post_events(exchange: Exchange, run: str) -> None:
         state = await exchange.state(run)
         tail = state.tail if state is not None else None
     await exchange.answer_json(200, {"run": run, "tail": tail, "results": _results(outcomes)})
+
+
+async def _with_tasks(exchange: Exchange, run: str, drafts: Sequence[Draft]) -> Sequence[Draft]:
+    """An answer brings the run's task, in whose stream a parked run goes on; it is fixed when the run is made."""
+    if not any(draft.type == "run.resumed" for draft in drafts):
+        return drafts
+    state = await exchange.state(run)
+    task = (state.task if state is not None else None) or ""
+    return [
+        one._replace(extras=(*one.extras[:2], task), work=task) if one.type == "run.resumed" else one for one in drafts
+    ]
 
 
 def _results(outcomes: Sequence[Outcome]) -> list[dict[str, str | None]]:

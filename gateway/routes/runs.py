@@ -220,7 +220,7 @@ async def post_input(exchange: Exchange, run: str) -> None:
     ask = ask or state.ask or ""
     value = one_line(members["value"].text.strip())
     named = b'"ask":%b,' % dumps(ask) if ask else b""
-    resumed = draft("run.resumed", b'{%b"value":%b}' % (named, value), ask=ask, value=value)
+    resumed = draft("run.resumed", b'{%b"value":%b}' % (named, value), ask=ask, value=value, task=state.task or "")
     session = await exchange.session()
     outcomes = await session.producer.append_body(run, [resumed])
     if not outcomes[0].accepted:

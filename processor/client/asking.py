@@ -29,12 +29,15 @@ async def ask(run: Run[Any], question: str, answer: type[M], timeout_seconds: fl
             value = await run._stored_answer(id)
             if value is None:
                 at = await _wait(run, id, question, adapter.json_schema())
-                try:
-                    value = await _answer_after(run, id, at)
-                except asyncio.CancelledError:
-                    if deadline.expired():
-                        await _stop_waiting(run, id)
-                    raise
+                with run._elsewhere(id):
+                    try:
+                        value = await _answer_after(run, id, at)
+                    except asyncio.CancelledError:
+                        if deadline.expired():
+                            await run._may_go_on()
+                            await _stop_waiting(run, id)
+                        raise
+                    await run._may_go_on()
             try:
                 return adapter.validate_python(loads(value))
             except ValidationError as error:

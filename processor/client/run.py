@@ -6,17 +6,27 @@ import asyncio
 import hashlib
 import re
 import secrets
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 from typing_extensions import TypeVar
 
+from processor.client.effects import current
 from processor.client.link import link_to
 from processor.core.assemble import Assembler
 from processor.core.cursor import FeedId, parse_cursor
-from processor.core.errors import BadEvent, IllegalEvent, RunCancelled, RunClosed, RunError, RunFailed, RunNotFound
+from processor.core.errors import (
+    BadEvent,
+    IllegalEvent,
+    NotStarted,
+    RunCancelled,
+    RunClosed,
+    RunError,
+    RunFailed,
+    RunNotFound,
+)
 from processor.core.events import GAP, Event, Fields, draft, plain, text_payload, text_tail
 from processor.core.json import dumps, loads
 from processor.core.names import check_labels, check_name, check_run, check_type, is_text
@@ -87,6 +97,19 @@ class Tool:
         return self._run._send("tool.result", {"tool": self.id, "value": value})
 
 
+class Places(Protocol):
+    """Where an execution takes a place among others, which it leaves while it waits for something else."""
+
+    def leave(self, ask: str) -> None:
+        """It waits: for the answer to that ask, or ("") for another run."""
+
+    def enter(self) -> None:
+        """It goes on."""
+
+    async def may_go_on(self) -> None:
+        """Returns when nothing is under way that would end the execution while it waits."""
+
+
 class Run(Generic[R]):
     """A handle of one run; making it does no I/O.
 
@@ -99,6 +122,9 @@ class Run(Generic[R]):
         self._tail = tail
         self._labels = dict(check_labels(labels or {}))
         self._live: Writer | None = None
+        self._open_live: Callable[[], Writer] | None = None  # of an execution that has written nothing yet
+        self._places: Places | None = None
+        self._not_started = False  # it begins when the handler that started it is over
         self._execution: Execution | None = None  # of `async with`
         self._open_message: str | None = None
         self._asked: dict[str, int] = {}
@@ -205,6 +231,7 @@ class Run(Generic[R]):
 
         What is missing comes as an Event of type tailrace.gap. live=False: what is there now. Raises RunNotFound, BadCursor.
         """
+        self._check_started("follow")
         session = await self._session()
         async for event in follow(session, self.id, parse_cursor(after), live=live):
             yield event
@@ -231,6 +258,7 @@ class Run(Generic[R]):
 
     async def result(self, timeout_seconds: float | None = None) -> R:
         """Wait for the end; RunFailed or RunCancelled otherwise. Raises TimeoutError."""
+        self._check_started("result")
         async with asyncio.timeout(timeout_seconds):
             last = await self._last_event()
         data = last.data if isinstance(last.data, dict) else {}
@@ -274,14 +302,14 @@ class Run(Generic[R]):
 
     async def answer(self, value: object, *, ask: str | None = None) -> None:
         """Reply to the open ask(), or to the one named (state().ask). Raises IllegalEvent if that one is not open."""
+        state = await self.state()
+        ask = state.ask if ask is None else ask
         if ask is None:
-            ask = (await self.state()).ask
-            if ask is None:
-                raise IllegalEvent(f"run {self.id} waits for no answer.", run=self.id, type="run.resumed")
+            raise IllegalEvent(f"run {self.id} waits for no answer.", run=self.id, type="run.resumed")
         _check_ask(ask, "ask")
         encoded = dumps(value)
         data = b'{"ask":%b,"value":%b}' % (dumps(ask), encoded)
-        await self._tail._current().producer.writer(self.id).put(draft("run.resumed", data, ask=ask, value=encoded))
+        await self._put(draft("run.resumed", data, ask=ask, value=encoded, task=state.task or ""))
 
     def link(self, *, seconds: int = 3600) -> str:
         """URL to read this run at the gateway, signed, read-only, valid for any number of reconnects until it expires."""
@@ -314,18 +342,30 @@ class Run(Generic[R]):
         self._open_message = None
         self._asked = {}
 
+    def _execute_as(self, attempt: int, open_live: Callable[[], Writer], places: Places) -> None:
+        """As _write_for; its writer is made when something is written."""
+        self.attempt, self._open_live, self._places = attempt, open_live, places
+
     async def _session(self) -> Session:
         return await self._tail.session()
 
     def _writer(self) -> Writer:
-        return self._live or self._tail._current().producer.writer(self.id)
+        if self._live is None:
+            if self._open_live is None:
+                return self._tail._current().producer.writer(self.id)
+            self._live = self._open_live()
+        return self._live
 
     def _put(self, event: Fields) -> Sent:
+        if self._live is None and self._open_live is None:
+            effects = current()
+            if effects is not None:
+                return effects.add(self.id, event)
         return self._writer_of(event).put(event)
 
     def _writer_of(self, event: Fields) -> Writer:
         """The writer, if the event is not too large for it. Raises BadEvent."""
-        writer = self._live or self._tail._current().producer.writer(self.id)
+        writer = self._live or self._writer()
         limit = writer.max_event_bytes
         if len(event[1]) > limit:
             raise BadEvent(
@@ -335,12 +375,39 @@ class Run(Generic[R]):
             )
         return writer
 
+    def _check_started(self, what: str) -> None:
+        if self._not_started:
+            raise NotStarted(
+                f"run {self.id} is started as an effect and begins when this handler returns: {what}() would wait for ever.",
+                remedy="Use call(...) for a child whose result is needed here.",
+            )
+
+    @contextmanager
+    def _elsewhere(self, ask: str = "") -> Iterator[None]:
+        """While the block waits, for an answer or for another run, the execution takes no place among others."""
+        if self._places is None:
+            yield
+            return
+        self._places.leave(ask)
+        try:
+            yield
+        finally:
+            self._places.enter()
+
+    async def _may_go_on(self) -> None:
+        if self._places is not None:
+            await self._places.may_go_on()
+
     def _send(self, type: str, data: object) -> Sent:
         return self._put(draft(type, dumps(data), attempt=self.attempt))
 
     def _close_part(self, type: str, data: object) -> None:
         """The end of a block, which may be left by an exception that must not be replaced by another one."""
-        self._writer().put_anyway(draft(type, dumps(data), attempt=self.attempt))
+        event = draft(type, dumps(data), attempt=self.attempt)
+        if self._live is None and self._open_live is None and (effects := current()) is not None:
+            effects.add(self.id, event)
+        else:
+            self._writer().put_anyway(event)
 
     def _send_text(self, type: str, text: str, tail: bytes) -> Sent:
         if len(text) <= _TEXT_CHARS:
@@ -353,7 +420,7 @@ class Run(Generic[R]):
         self, type: str, data: object, labels: Mapping[str, str] | None, traceparent: str | None
     ) -> Sent:
         """From outside: a plain producer's own lifecycle. What a task's run does is its execution's to say."""
-        if self._live is not None:
+        if self._live is not None or self._open_live is not None:
             raise IllegalEvent(
                 f"run {self.id} is executed here: return, raise or cancel instead of emitting {type}.",
                 run=self.id,
