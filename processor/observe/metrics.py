@@ -9,10 +9,13 @@ __all__ = [
     "append_batch_events",
     "append_to_send_seconds",
     "appends_total",
+    "claimed_entries_total",
     "exposition",
     "frames_total",
     "gaps_filled_total",
     "gaps_told_total",
+    "lost_entries_total",
+    "promoted_total",
     "reconnects_total",
     "refills_total",
     "requests_total",
@@ -50,6 +53,17 @@ append_to_send_seconds = Histogram(
 )
 resubscriptions_total = Counter(
     "tailrace_resubscriptions_total", "Channels that were subscribed again after a connection was lost"
+)
+
+# --- executing
+claimed_entries_total = Counter(
+    "tailrace_claimed_entries_total", "Work entries taken over from consumers that were gone"
+)
+promoted_total = Counter(
+    "tailrace_promoted_total", "Retries, late starts and deferred entries that were due and queued"
+)
+lost_entries_total = Counter(
+    "tailrace_lost_entries_total", "Work entries whose body was gone: their runs are never executed"
 )
 
 # --- asking

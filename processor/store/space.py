@@ -7,8 +7,9 @@ from typing import Any, Protocol
 from redis.asyncio import Redis
 
 from processor.core.keys import Keyspace
+from processor.store.scripts import Scripts
 
-__all__ = ["Space", "ms_of"]
+__all__ = ["Scripted", "Space", "ms_of"]
 
 
 class Space(Protocol):
@@ -19,6 +20,13 @@ class Space(Protocol):
 
     @property
     def keys(self) -> Keyspace: ...
+
+
+class Scripted(Space, Protocol):
+    """And its scripts, for those who write."""
+
+    @property
+    def scripts(self) -> Scripts: ...
 
 
 def ms_of(time: Any) -> int:

@@ -32,8 +32,9 @@ local function note_claim(now)
   return now - quiet < idle_ms
 end
 
-local function claim(entry, to, min_idle, ...)
-  return redis.call('XCLAIM', work, GROUP, to, min_idle, entry, 'JUSTID', ...)[1]
+-- JUSTID: the count of deliveries stays. The server compares the idle time once more, whatever was seen before.
+local function claim(entry, min_idle)
+  return redis.call('XCLAIM', work, GROUP, consumer, min_idle, entry, 'JUSTID')[1]
 end
 
 local function tell(entry, hash)
@@ -43,11 +44,18 @@ local function tell(entry, hash)
   taken[#taken + 1] = tonumber(run[2] or 0)
 end
 
--- Nobody can begin it any more; its run is not known.
+-- Nobody can begin an entry without a body any more, and its run is not known.
 local function drop(entry)
   if not redis.call('XRANGE', work, entry, entry)[1] then
     redis.call('XACK', work, GROUP, entry)
     gone[#gone + 1] = entry
+  end
+end
+
+-- Delivered at a time to come, before the clock jumped back: its idle time would stand still until then.
+local function begin_idle_time(entry, owner, idle)
+  if idle <= 0 then
+    redis.call('XCLAIM', work, GROUP, owner, 0, entry, 'IDLE', 0, 'JUSTID')
   end
 end
 
@@ -56,10 +64,47 @@ local function take(entry, hash, is_quiet)
   if not found then
     return -- settled since the caller looked
   end
-  local owner, idle, min_idle = found[2], found[3], is_own and 0 or idle_ms
-  if is_own ~= (owner == consumer) then
-    if not is_own and hash then
-      return true
+  local owner, idle = found[2], found[3]
+  local min_idle = is_own and 0 or idle_ms
+  if owner == consumer and not is_own then
+    if hash then
+      tell(entry, hash)
     end
+  elseif owner ~= consumer and is_own then
+    return -- somebody took it over
+  elseif is_quiet then
+    begin_idle_time(entry, owner, idle)
+  elseif not hash then
+    if idle >= min_idle then
+      drop(entry)
+    end
+  elseif claim(entry, min_idle) then
+    tell(entry, hash)
+  elseif idle >= min_idle then
+    drop(entry)
   end
 end
+
+local function delete_silent_consumers()
+  local deleted = {}
+  local infos = redis.call('EXISTS', work) == 1 and redis.pcall('XINFO', 'CONSUMERS', work, GROUP) or {}
+  for _, info in ipairs(infos) do -- none where the group is not there yet
+    local known = {}
+    for i = 1, #info, 2 do
+      known[info[i]] = info[i + 1]
+    end
+    local name = known['name']
+    if name ~= consumer and known['idle'] >= silent_ms and not redis.call('XPENDING', work, GROUP, '-', '+', 1, name)[1] then
+      redis.call('XGROUP', 'DELCONSUMER', work, GROUP, name)
+      deleted[#deleted + 1] = name
+    end
+  end
+  return deleted
+end
+
+local is_quiet = not is_own and note_claim(clock())
+for i = 5, #ARGV do
+  take(ARGV[i], KEYS[i - 2], is_quiet)
+end
+local deleted = silent_ms > 0 and not is_quiet and delete_silent_consumers() or {}
+return { is_quiet and 'quiet' or 'taken', taken, gone, deleted }
