@@ -20,7 +20,7 @@ from processor.core.keys import Keyspace, topology_key
 from tests.faults.workers.oracle import Happened, History, judge
 from tests.faults.workers.processes import Forked
 from tests.faults.workers.program import Produce, Work, accepted_in, produce, work
-from tests.faults.workers.tasks import SINKS, begun_in, gate_of
+from tests.faults.workers.tasks import JOURNAL, SINKS, begun_in, gate_of
 from tests.support.servers import Daemon
 from tests.support.until import until
 
@@ -30,6 +30,7 @@ NAMESPACE: Final = "default"
 TERMINAL: Final = (b"succeeded", b"failed", b"cancelled")
 LONG_SECONDS: Final = float(os.environ.get("SOAK_SECONDS", "600")) / 10  # of faults, in each long scenario
 LOOK_SECONDS: Final = 0.05  # between two looks at the whole namespace
+JOURNAL_LINE: Final = 50  # bytes, about
 T = TypeVar("T")
 Fsync = Literal["always", "everysec"]
 
@@ -158,6 +159,17 @@ class World:
         """How often functions of these runs were begun."""
         return sum(begun.run in runs for begun in begun_in(self.folder))
 
+    @property
+    def progress(self) -> int:
+        """Grows by one, about, with each function that is begun: cheap to ask."""
+        journal = self.folder / JOURNAL
+        return journal.stat().st_size // JOURNAL_LINE if journal.exists() else 0
+
+    async def goes_on(self, functions: int, deadline: float = 20) -> None:
+        """Waits until so many more functions were begun."""
+        before = self.progress
+        await until(lambda: self.progress >= before + functions, f"{functions} more functions are begun", deadline)
+
     def open_gate(self, name: str) -> None:
         gate_of(self.folder, name).touch()
 
@@ -184,6 +196,28 @@ class World:
         async with self.client() as client:
             value: bytes | None = await client.hget((await self.keys(client)).of(run).run(run), name)
         return value.decode() if value else ""
+
+    async def now_ms(self) -> int:
+        """By the server's clock."""
+        async with self.client() as client:
+            seconds, micros = await client.time()
+        return int(seconds * 1000 + micros // 1000)
+
+    async def claims_again(self, since_ms: int, deadline: float = 20) -> None:
+        """Waits until every partition noticed a silence after since_ms (a jump of the clock), and its quiet time is over."""
+        visibility_ms = float(self.env["TAILRACE_VISIBILITY_SECONDS"]) * 1000
+
+        async def again() -> bool:
+            await asyncio.sleep(LOOK_SECONDS)
+            async with self.client() as client:
+                keys = await self.keys(client)
+                known = [await client.hmget(p.meta, "claims_quiet", "claimed") for p in keys.partitions]
+            quiet = [int(value or 0) for value, _ in known]
+            return all(
+                since_ms <= q and q + visibility_ms < int(last) for q, (_, last) in zip(quiet, known, strict=True)
+            )
+
+        await until(again, "entries may be claimed again, and claims were made", deadline)
 
     async def left(self, client: Any) -> dict[str, int]:
         """What must be empty in the end, by key, with how much is in it."""

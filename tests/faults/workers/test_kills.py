@@ -1,0 +1,62 @@
+"""Workers die at any point, join and leave, and the work is done once."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.faults.workers.oracle import judge_once
+from tests.faults.workers.world import LONG_SECONDS, the_world
+
+SHORT_OR_LONG = pytest.mark.parametrize(
+    "seconds",
+    [5.0, pytest.param(LONG_SECONDS, marks=[pytest.mark.soak, pytest.mark.timeout(0)])],
+    ids=["short", "long"],
+)
+MANY = 16
+
+
+@SHORT_OR_LONG
+async def test_killed_workers(seconds: float) -> None:
+    """kill -9 of random workers in mid-batch, again and again: nothing is lost, no effect lands twice."""
+    async with the_world(visibility_seconds=1.0) as world:
+        await world.begin_workers(3)
+        await world.begin_producer(pause=0.02)
+        await world.begin_producer(pause=0.05, input={"fails": 1})
+        end, killed = time.monotonic() + seconds, 0
+        while time.monotonic() < end:
+            await world.goes_on(world.rng.randint(1, 100))
+            await world.kill_worker(world.rng.choice([*world.workers.values()]))
+            await world.begin_worker()
+            killed += 1
+        history = await world.verdict()
+        lost = sum(e.data.get("reason") == "owner_lost" for f in history.feeds.values() for e in f if e.data)
+        print(f"  {killed} workers killed, {lost} executions lost with them")
+        assert killed >= 3
+        assert lost > 0, "no worker was killed in mid-work: the test tested nothing"
+
+
+@SHORT_OR_LONG
+async def test_joining_and_leaving_workers(seconds: float) -> None:
+    """Up to 16 workers come and go as they are told to: each run is executed once, none waits for a timeout."""
+    async with the_world(visibility_seconds=120.0) as world:
+        await world.begin_workers(4)
+        await world.begin_producer(pause=0.02)
+        await world.begin_producer(pause=0.02)
+        end, left, most = time.monotonic() + seconds, 0, 0
+        while time.monotonic() < end:
+            await world.goes_on(world.rng.randint(1, 60))
+            alive = [*world.workers.values()]
+            most = max(most, len(alive))
+            if len(alive) < MANY and (len(alive) < 2 or world.rng.random() < 0.6):
+                await world.begin_workers(min(world.rng.randint(1, 6), MANY - len(alive)))
+            else:
+                for worker in world.rng.sample(alive, world.rng.randint(1, len(alive) - 1)):
+                    await world.stop_worker(worker)
+                    left += 1
+        history = await world.verdict()
+        print(f"  {left} workers left, {most} at once")
+        assert judge_once(history, history.accepted) == []
+        assert left >= 3
+        assert most >= 8

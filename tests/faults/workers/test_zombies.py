@@ -1,0 +1,56 @@
+"""Workers that stood still: what they held goes on without them, and what they do afterwards changes nothing."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests.faults.workers.oracle import judge_once
+from tests.faults.workers.world import World, the_world
+from tests.support.until import until
+
+RUNS = 12
+
+
+@pytest.mark.parametrize("wakes", ["before the heir ends", "after it"])
+@pytest.mark.parametrize("consumer", [None, "same"], ids=["another consumer", "same consumer"])
+async def test_frozen_worker_changes_nothing_afterwards(consumer: str | None, wakes: str) -> None:
+    """SIGSTOP beyond the visibility timeout, then SIGCONT: another has its work by then, and nothing of the zombie lands."""
+    async with the_world(visibility_seconds=1.0) as world:
+        zombie = await world.begin_worker("zombie", consumer=consumer)
+        runs = await world.runs_of("work", RUNS, gate="g")
+        await until(lambda: world.begun(*runs) == RUNS, "the first worker executes all of them", 20)
+        zombie.send(signal.SIGSTOP)
+        heir = await world.begin_worker("heir", consumer=consumer)
+        await until(lambda: world.begun(*runs) == 2 * RUNS, "the second worker has taken all of them over", 20)
+        if wakes == "before the heir ends":
+            zombie.send(signal.SIGCONT)
+            world.open_gate("g")
+        else:
+            world.open_gate("g")
+            await until(lambda: _ended(world, RUNS), "the second worker has finished all of them", 20)
+            zombie.send(signal.SIGCONT)
+        await world.stop_worker(zombie)  # drained: whatever it had to say, it has said
+        await world.stop_worker(heir)
+        history = await world.verdict()
+        assert [feed[-1].attempt for feed in history.feeds.values()] == [2] * RUNS
+
+
+async def _ended(world: World, count: int) -> bool:
+    return await world.succeeded() == count
+
+
+async def test_blocked_loop_runs_once() -> None:
+    """A function that holds its process for three visibility timeouts keeps its work, and so do its neighbours."""
+    async with the_world(visibility_seconds=1.0) as world:
+        await world.begin_worker()
+        beside = await world.runs_of("work", 5, gate="g")
+        blocking = await world.runs_of("blocking", 2, seconds=3.0)
+        await until(lambda: world.begun(*beside, *blocking) == 7, "the first worker executes them", 20)
+        await world.begin_worker()
+        others = await world.runs_of("work", 20)
+        await until(lambda: _ended(world, 22), "what may end has ended", 20)
+        world.open_gate("g")
+        history = await world.verdict()
+        assert judge_once(history, [*beside, *blocking, *others]) == []
