@@ -1,0 +1,141 @@
+"""What each worker does from time to time, whatever the others do: the scripts' gates make it harmless."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
+
+import structlog
+
+from processor.client.session import PASS_SECONDS, Session
+from processor.core.errors import ServerError, ServerUnreachable
+from processor.store.claims import Claims, forget_consumers
+from processor.store.connection import speaking_of
+from processor.store.delayed import promote_all
+from processor.store.executing import Taken
+
+__all__ = ["Passes"]
+
+log = structlog.get_logger("tailrace.passes")
+
+PROMOTE_SECONDS: Final = 0.5  # how late a retry may be; a look that finds nothing is one round trip
+FORGET_SECONDS: Final = 600.0  # between two looks for silent consumers: their limit is an hour
+STOP_SECONDS: Final = (
+    2.0  # for what is under way at the end: a claim whose answer nobody hears waits for its idle time again
+)
+
+Step = Callable[[], Awaitable[object]]
+
+
+class Passes:
+    """Of one worker, whose session is open. Two paces: what is due is queued, and everything else is looked after.
+
+    No error of the server or of a step ends them. The first one of its kind is logged, and that it is over.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        consumer: str,
+        tasks: Sequence[str],
+        take: Callable[[list[Taken]], None],
+        *,
+        free: Callable[[str], int],
+        also: Mapping[str, Step] | None = None,
+    ) -> None:
+        """take: gets entries that were taken over. free: how many of a task it may get now; 0 while the worker drains.
+
+        also: further steps of each look, by the name they have in the log.
+        """
+        self._session = session
+        self._consumer = consumer
+        self._tasks = tuple(tasks)
+        self._take = take
+        self._free = free
+        self._also = dict(also or {})
+        settings = session.settings
+        self._idle_ms = int(settings.visibility_seconds * 1000)
+        # Half a visibility timeout without a look counts as a silence, after which nobody claims; so jitter has its room.
+        self._look_seconds = min(PASS_SECONDS, settings.visibility_seconds / 4, settings.owner_seconds / 6)
+        self._claims = Claims(session, consumer, idle_ms=self._idle_ms)
+        self._forget_at = asyncio.get_running_loop().time() + FORGET_SECONDS * random.random()
+        self._troubles: dict[str, str] = {}  # step → what it said last
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until stop is set, then so long as a step is under way, STOP_SECONDS at most."""
+        paces = [
+            asyncio.create_task(self._keep(PROMOTE_SECONDS, self.promote_all, stop), name="tailrace-promote"),
+            asyncio.create_task(self._keep(self._look_seconds, self.look_once, stop), name="tailrace-look"),
+        ]
+        try:
+            await stop.wait()
+            await asyncio.wait(paces, timeout=STOP_SECONDS)
+        finally:
+            for pace in paces:
+                pace.cancel()
+            await asyncio.gather(*paces, return_exceptions=True)
+
+    async def _keep(self, seconds: float, step: Step, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            await step()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds * (0.8 + 0.4 * random.random())):
+                    await stop.wait()
+
+    async def promote_all(self) -> None:
+        """Queues what is due in every partition."""
+        await self._try("promote", lambda: promote_all(self._session))
+
+    async def look_once(self) -> None:
+        """Takes over what is idle, ends lost owners, cuts logs, and what else was asked for; once each."""
+        steps: dict[str, Step] = {
+            "claim": lambda: self._claims.look(self._tasks, self._free, self._take),
+            "expire": self._expire,
+            "trim": self._trim,
+            **self._also,
+        }
+        if asyncio.get_running_loop().time() >= self._forget_at:
+            steps["forget"] = self._forget
+        for name, step in steps.items():
+            if not await self._try(name, step):
+                return  # the next look finds the silence
+
+    async def _expire(self) -> None:
+        for keys in self._session.keys.partitions:
+            await self._session.expire(keys)
+
+    async def _trim(self) -> None:
+        for keys in self._session.keys.partitions:
+            await self._session.scripts.trim(keys)
+
+    async def _forget(self) -> None:
+        self._forget_at = asyncio.get_running_loop().time() + FORGET_SECONDS * (0.8 + 0.4 * random.random())
+        for keys in self._session.keys.partitions:
+            for task in self._tasks:
+                await forget_consumers(self._session, keys, task, self._consumer, idle_ms=self._idle_ms)
+
+    async def _try(self, name: str, step: Step) -> bool:
+        """Whether the server is there. This is the worker's edge: what a step raises ends here."""
+        try:
+            with speaking_of(self._session.server.address.url):
+                await step()
+        except ServerError as error:
+            if self._is_new(name, error.message):
+                log.warning("pass_failed", step=name, error=error.message)
+            return not isinstance(error, ServerUnreachable)
+        except Exception as error:
+            if self._is_new(name, repr(error)):
+                log.exception("pass_failed", step=name)
+        else:
+            if self._troubles.pop(name, None) is not None:
+                log.info("pass_recovered", step=name)
+        return True
+
+    def _is_new(self, name: str, trouble: str) -> bool:
+        """Whether this step did not end like that the last time: it is logged once, however often it comes."""
+        is_new = self._troubles.get(name) != trouble
+        self._troubles[name] = trouble
+        return is_new
