@@ -1,28 +1,64 @@
-"""`python -m bench append|feed [--json FILE] [--aof everysec|always|off] [--quick]`: exit code 1 if a target is missed."""
+"""`python -m bench append|feed|process [--json FILE] [--aof everysec|always|off] [--quick] …`: exit code 1 if a target is missed."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
-from bench import append, feed
+from bench import append, feed, process
+from bench.process.peers import PEERS, chosen, default_cache
+from bench.report import Report
 
-BENCHES = {"append": append.bench, "feed": feed.bench}
+PARTS: Final = {"append": (), "feed": feed.PARTS, "process": process.PARTS}
 
 
-def main() -> int:
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """Ends the process with a message if something does not fit."""
     parser = argparse.ArgumentParser(
         prog="python -m bench", description="Measurements against a floor in the same run."
     )
-    parser.add_argument("bench", choices=sorted(BENCHES))
+    parser.add_argument("bench", choices=sorted(PARTS))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     parser.add_argument("--aof", choices=["everysec", "always", "off"], default="everysec", help="of the server")
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes; the figures say little")
-    parser.add_argument("--only", metavar="PART", help="a part of feed: cpu, sustained, latency, memory")
-    options = parser.parse_args()
-    report = BENCHES[options.bench](aof=options.aof, quick=options.quick, only=options.only)
-    return report.finish(options.json)
+    parts = "; ".join(f"of {bench}: {', '.join(parts)}" for bench, parts in PARTS.items() if parts)
+    parser.add_argument("--only", metavar="PART", help=f"a part ({parts})")
+    parser.add_argument(
+        "--peers",
+        metavar="NAMES",
+        default="none",
+        help=f"process: all, or some of {', '.join(PEERS)}; installs them into environments of their own",
+    )
+    parser.add_argument("--cache", type=Path, metavar="FOLDER", default=default_cache(), help="for these environments")
+    options = parser.parse_args(given)
+    if options.only is not None and options.only not in PARTS[options.bench]:
+        known = ", ".join(PARTS[options.bench]) or "none"
+        parser.error(f"{options.bench} has no part {options.only!r}; it has: {known}")
+    try:
+        options.peers = chosen(options.peers)
+    except ValueError as error:
+        parser.error(f"--peers {error}")
+    if options.peers and options.bench != "process":
+        parser.error(f"--peers is for process; {options.bench} has a floor of its own")
+    return options
+
+
+def measured(options: argparse.Namespace) -> Report:
+    if options.bench == "append":
+        return append.bench(aof=options.aof, quick=options.quick)
+    if options.bench == "feed":
+        return feed.bench(aof=options.aof, quick=options.quick, only=options.only)
+    return process.bench(
+        aof=options.aof, quick=options.quick, only=options.only, peers=options.peers, cache=options.cache
+    )
+
+
+def main() -> int:
+    options = arguments()
+    return measured(options).finish(options.json)
 
 
 if __name__ == "__main__":
