@@ -5,13 +5,17 @@ from __future__ import annotations
 try:
     from gateway import Access, FeedResponse, Gateway, Grant, everyone, problem
     from processor import (
+        Depends,
         Event,
         GiveUp,
+        Limit,
         Message,
+        Rate,
         Retry,
         RetryLater,
         Run,
         RunState,
+        Schedule,
         Sent,
         SyncRun,
         Tailrace,
@@ -31,16 +35,20 @@ except ImportError as error:
 
 __all__ = [
     "Access",
+    "Depends",
     "Event",
     "FeedResponse",
     "Gateway",
     "GiveUp",
     "Grant",
+    "Limit",
     "Message",
+    "Rate",
     "Retry",
     "RetryLater",
     "Run",
     "RunState",
+    "Schedule",
     "Sent",
     "SyncRun",
     "Tailrace",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from processor.client.depends import Depends
 from processor.client.run import Message, Run, Tool
 from processor.client.sync import SyncRun
 from processor.client.tailrace import Tailrace
@@ -9,17 +10,23 @@ from processor.client.task import Task
 from processor.client.thread import Thread
 from processor.core.backoff import GiveUp, Retry, RetryLater
 from processor.core.events import Event
+from processor.core.rate import Limit, Rate
+from processor.core.schedule import Schedule
 from processor.store.runs import RunState
 from processor.store.writer import Sent
 
 __all__ = [
+    "Depends",
     "Event",
     "GiveUp",
+    "Limit",
     "Message",
+    "Rate",
     "Retry",
     "RetryLater",
     "Run",
     "RunState",
+    "Schedule",
     "Sent",
     "SyncRun",
     "Tailrace",

@@ -105,7 +105,7 @@ def _name(fn: Callable[..., Any]) -> str:
 
 def _sources(fn: Callable[..., Any], within: tuple[Callable[..., Any], ...]) -> dict[str, Dependency | _Handle]:
     found: dict[str, Dependency | _Handle] = {}
-    for parameter in inspect.signature(fn).parameters.values():
+    for parameter in _parameters(fn):
         hint = _hint(fn, parameter.annotation)
         marker = marker_of(hint, parameter.default)
         handle = _handle(hint)
@@ -121,6 +121,13 @@ def _sources(fn: Callable[..., Any], within: tuple[Callable[..., Any], ...]) -> 
                 "Annotate it with Run if it is the run, or give it a default: = Depends(…)"
             )
     return found
+
+
+def _parameters(fn: Callable[..., Any]) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(fn).parameters.values())
+    except ValueError:  # some builtins have no signature
+        return []
 
 
 def _hint(fn: Callable[..., Any], written: object) -> object:

@@ -7,7 +7,6 @@ try is written under) and ends with run.finished, run.failed, run.cancelled or r
 from __future__ import annotations
 
 import asyncio
-import inspect
 import random
 import secrets
 import traceback
@@ -359,18 +358,6 @@ async def same_start(run: Run[Any], start: str) -> bool:
     if state.start == start:
         return True
     raise RunExists(f"run {run.id} was started with another task or input.", remedy="Choose another id.", run=run.id)
-
-
-def in_thread(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
-    """A plain function as a task: it runs in a thread, with a handle that may block."""
-
-    async def call(run: Run[Any], **arguments: object) -> Any:
-        from processor.client.sync import Portal, SyncRun
-
-        handle = SyncRun(run, Portal.of_running_loop())
-        return await asyncio.to_thread(function, handle, **arguments)
-
-    return function if inspect.iscoroutinefunction(function) else call
 
 
 def _words(error: BaseException) -> str:

@@ -144,6 +144,7 @@ class Task(Generic[P, R]):
         self.cron, self.rate, self.limit = policy.cron, policy.rate, policy.limit
         self.tail = tail
         self._options = Options()
+        self._is_plain: bool | None = None  # async and without dependencies, once its annotations were looked at
         if self.cron is not None:
             self._check_cron()
 
@@ -162,7 +163,9 @@ class Task(Generic[P, R]):
     @property
     def is_direct(self) -> bool:
         """Whether nothing stands between an execution and its function."""
-        return self.is_async and not self.tail.middlewares and not self.inputs.dependencies
+        if self._is_plain is None:
+            self._is_plain = self.is_async and not self.inputs.dependencies
+        return self._is_plain and not self.tail.middlewares
 
     def _check_cron(self) -> None:
         try:
