@@ -18,6 +18,7 @@ LUA = ROOT / "scripts" / "lua"
 SCRIPTS = sorted(LUA.glob("*.lua"))
 INCLUDES = sorted((LUA / "include").glob("*.lua"))
 OUT_OF_MEMORY_MUST_HEAL = {"start", "settle", "renew", "claim", "lease", "pull", "trim", "cancel", "expire"}  # DESIGN 4
+OUT_OF_MEMORY_MUST_HEAL |= {"lock_extend", "lock_release"}  # a full lock server still votes for whom it has
 OUT_OF_MEMORY_MUST_HEAL |= {"rate", "limit"}  # what waits for a turn or a place frees memory when it runs
 READS = {"look"}
 NOT_ON_FAKEREDIS = re.compile(r"\b(cmsgpack|struct|bit)\.|setresp|sha1hex|REDIS_VERSION")
