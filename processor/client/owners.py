@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from processor.client.renewal import Owner, Renewal
+from processor.client.renewal import Call, Renewal
 from processor.client.signals import Hold, at_exit, on_stop, watch_signals
 from processor.core.errors import ServerUnreachable
-from processor.core.keys import PartitionKeys
+from processor.store.scripts import renew_command
 
 if TYPE_CHECKING:
     from processor.client.session import Session
 
 __all__ = ["Owned", "Owners"]
 
+Owner = tuple[str, str]  # run, owner
 STOP_SECONDS: Final = 2.0  # for what an execution does when it is stopped
 
 
@@ -73,9 +75,7 @@ class Owners:
             watch_signals()
         if self._renewal is None:
             script = session.scripts.named("renew")
-            self._renewal = Renewal(
-                session.server.address.url, script, session.limits, self._by_partition, self._renewed
-            )
+            self._renewal = Renewal(session.server.address.url, script, session.settings.owner_seconds, self._calls)
             self._renewal.start()
         session.keep_passes()
         partition = session.keys.of(owned.run)
@@ -101,18 +101,20 @@ class Owners:
         if self._renewal is not None:
             self._renewal.soon()
 
-    def _by_partition(self) -> dict[int, tuple[PartitionKeys, list[Owner]]]:
-        """What is to be renewed; called by the renewing thread."""
-        keys = self._session.keys
-        found: dict[int, tuple[PartitionKeys, list[Owner]]] = {}
+    def _calls(self) -> Iterator[Call]:
+        """What is to be renewed, a call for each partition; called by the renewing thread."""
+        session = self._session
+        found: dict[int, list[Owner]] = {}
         for owned in list(self._owned.values()):
-            number = keys.number(owned.run)
-            found.setdefault(number, (keys.partitions[number], []))[1].append((owned.run, owned.owner))
-        return found
+            found.setdefault(session.keys.number(owned.run), []).append((owned.run, owned.owner))
+        script = session.scripts.named("renew")
+        for number, owners in found.items():
+            command = renew_command(script, session.limits, session.keys.partitions[number], owners)
+            yield Call(command, functools.partial(self._renewed, owners))
 
-    def _renewed(self, answers: Sequence[tuple[Owner, str]]) -> None:
+    def _renewed(self, owners: Sequence[Owner], answers: Sequence[str]) -> None:
         """Called by the renewing thread; a loop that is blocked hears it when it is free again."""
-        news = [(owner, answer) for owner, answer in answers if answer != "renewed"]
+        news = [(owner, answer) for owner, answer in zip(owners, answers, strict=True) if answer != "renewed"]
         if news and not self._loop.is_closed():
             with contextlib.suppress(RuntimeError):  # it was closed in between
                 self._loop.call_soon_threadsafe(self._hear, news)

@@ -1,10 +1,10 @@
-"""Renewing owned runs from a thread with its own connection: a function that blocks the event loop keeps its run."""
+"""Renewing what this process executes, from a thread with its own connection: a function that blocks the loop keeps its run."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple
 
 import redis
 import structlog
@@ -12,34 +12,30 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 from redis.retry import Retry
 
-from processor.core.keys import PartitionKeys
 from processor.store.connection import COMMAND_SECONDS, CONNECT_SECONDS
-from processor.store.scripts import Limits, Script, renew_command
+from processor.store.scripts import Script
 
-__all__ = ["Owner", "Renewal"]
+__all__ = ["Call", "Renewal"]
 
 log = structlog.get_logger("tailrace.renewal")
 RENEWALS_A_TERM: Final = 3
 RETRY_SECONDS: Final = 1.0
 
-Owner = tuple[str, str]  # run, owner
+
+class Call(NamedTuple):
+    """One call of renew.lua. tell: is told its answers, in the renewing thread."""
+
+    command: Sequence[bytes | str | int]
+    tell: Callable[[list[str]], None]
 
 
 class Renewal(threading.Thread):
     """Renews every third of a term; a renewal that failed is tried again at once and then every second."""
 
-    def __init__(
-        self,
-        url: str,
-        script: Script,
-        limits: Limits,
-        owned: Callable[[], Mapping[int, tuple[PartitionKeys, Sequence[Owner]]]],
-        tell: Callable[[Sequence[tuple[Owner, str]]], None],
-    ) -> None:
-        """owned: what is to be renewed now, by partition. tell: what each was answered; both are called in this thread."""
+    def __init__(self, url: str, script: Script, term_seconds: float, calls: Callable[[], Iterable[Call]]) -> None:
+        """calls: what is to be renewed now; called in this thread."""
         super().__init__(name="tailrace-renewal", daemon=True)
-        self._url, self._script, self._limits = url, script, limits
-        self._owned, self._tell = owned, tell
+        self._url, self._script, self._term_seconds, self._calls = url, script, term_seconds, calls
         self._wake = threading.Event()
         self._stopped = False
 
@@ -60,7 +56,7 @@ class Renewal(threading.Thread):
             socket_connect_timeout=CONNECT_SECONDS,
             retry=Retry(NoBackoff(), 0),
         )
-        period = self._limits.term_ms / 1000 / RENEWALS_A_TERM
+        period = self._term_seconds / RENEWALS_A_TERM
         pause = period
         try:
             while True:
@@ -69,7 +65,8 @@ class Renewal(threading.Thread):
                 if self._stopped:
                     return
                 try:
-                    self._renew(client)
+                    for call in self._calls():
+                        call.tell(self._renew(client, call.command))
                 except (RedisError, OSError) as error:
                     log.warning("renewal_failed", error=str(error))
                     pause = 0.0 if pause == period else RETRY_SECONDS
@@ -78,13 +75,11 @@ class Renewal(threading.Thread):
         finally:
             client.close()
 
-    def _renew(self, client: redis.Redis) -> None:
-        for keys, owners in self._owned().values():
-            command = renew_command(self._script, self._limits, keys, owners)
-            untyped: Any = client
-            try:
-                answers = untyped.execute_command(*command)
-            except NoScriptError:
-                untyped.execute_command("SCRIPT", "LOAD", self._script.text)
-                answers = untyped.execute_command(*command)
-            self._tell([(owner, answer.decode()) for owner, answer in zip(owners, answers, strict=True)])
+    def _renew(self, client: redis.Redis, command: Sequence[bytes | str | int]) -> list[str]:
+        untyped: Any = client
+        try:
+            answers = untyped.execute_command(*command)
+        except NoScriptError:
+            untyped.execute_command("SCRIPT", "LOAD", self._script.text)
+            answers = untyped.execute_command(*command)
+        return [answer.decode() for answer in answers]

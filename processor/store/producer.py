@@ -29,7 +29,7 @@ class Producer:
         self.id = secrets.token_hex(8)
         self.appender = appender
         self.buffer = Buffer(buffer_bytes)
-        self._max_event_bytes = max_event_bytes
+        self.max_event_bytes = max_event_bytes
         self._loop = asyncio.get_running_loop()
         self._writers: dict[str, Writer] = {}
         self._live: dict[tuple[str, str], Writer] = {}
@@ -57,9 +57,10 @@ class Producer:
         writer = self._writers[run] = self._make(Chain(run, f"p:{name}", self.appender.budget))
         return writer
 
-    def live(self, run: str, exec: str, started: Writer) -> Writer:
-        """Of events under an execution; started: the writer of its run.started."""
-        chain = Chain(run, f"x:{exec}", self.appender.budget, after=started.chain)
+    def live(self, run: str, exec: str, started: Writer | None = None) -> Writer:
+        """Of events under an execution; started: the writer of its run.started, where this process wrote it."""
+        after = started.chain if started is not None else None
+        chain = Chain(run, f"x:{exec}", self.appender.budget, after=after)
         writer = self._live[run, exec] = self._make(chain)
         return writer
 
@@ -69,7 +70,7 @@ class Producer:
         writer.chain.finish()
 
     def _make(self, chain: Chain) -> Writer:
-        return Writer(self.appender, chain, self.buffer, self._loop.time, self._max_event_bytes)
+        return Writer(self.appender, chain, self.buffer, self._loop.time, self.max_event_bytes)
 
     def _forget(self, now: float) -> None:
         """The numbers of those that go are not known any more, and the server knows them: new writers have another name."""

@@ -1,0 +1,357 @@
+"""One work entry in this process: from its reading, through one try of its run, to what it settles."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import time
+import traceback
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+
+import structlog
+
+from processor.client.calling import invoke
+from processor.client.effects import Effects
+from processor.client.run import Run
+from processor.core.backoff import GiveUp, RetryLater
+from processor.core.errors import BadEvent, BadInput, IllegalEvent, RunClosed, StaleAttempt, TailraceError
+from processor.core.events import compose
+from processor.core.json import dumps, loads
+from processor.store.executing import Begun, Settled, Taken, Unit, Verb
+from processor.store.writer import Sent, Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from processor.client.session import Session
+    from processor.client.tailrace import Tailrace
+    from processor.client.task import Task
+    from processor.core.events import Fields
+    from processor.worker.places import Places
+
+__all__ = ["Crew", "Execution"]
+
+log = structlog.get_logger("tailrace.worker")
+TRACEBACK_CHARS: Final = 8000
+ERROR_CHARS: Final = 250  # that the hash keeps; the event has it all
+
+Stopped = Literal["", "cancel", "timeout", "release", "drop"]
+
+
+class Crew(Protocol):
+    """What an execution needs of its worker."""
+
+    tail: Tailrace
+    session: Session
+    places: Places
+
+    def settle(self, partition: int, unit: Unit, tell: Callable[[Settled], None]) -> None: ...
+    def over(self, execution: Execution) -> None:
+        """Its function has ended, one way or another."""
+
+    def forget(self, execution: Execution) -> None:
+        """Nothing is held of it any more."""
+
+
+class Execution:
+    """Begun once; its function runs in a task of its own, which nobody but this class cancels."""
+
+    __slots__ = (
+        "_begun",
+        "_crew",
+        "_effects",
+        "_inner",
+        "_parking",
+        "_stopped",
+        "_writer",
+        "ask",
+        "deadline",
+        "exec",
+        "nonce",
+        "partition",
+        "run",
+        "taken",
+        "task",
+        "waits_since",
+    )
+
+    def __init__(self, crew: Crew, taken: Taken, task: Task[..., Any], partition: int) -> None:
+        self._crew = crew
+        self.taken, self.task, self.partition = taken, task, partition
+        self.exec = taken.seen  # as renewals name it
+        self.nonce = secrets.token_hex(6)
+        self.run: Run[Any] = Run(crew.tail, taken.run)
+        self.ask = ""  # the one that it waits for
+        self.waits_since: float | None = None  # for an answer or another run, since when
+        self.deadline = float("inf")
+        self._begun = Begun("")
+        self._effects = Effects(taken.run, self._put_live, crew.session.producer.max_event_bytes)
+        self._inner: asyncio.Task[None] | None = None
+        self._writer: Writer | None = None
+        self._stopped: Stopped = ""
+        self._parking: asyncio.Future[None] | None = None
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it may be what ended the processes that ran it before: then it runs alone, and takes no neighbour along."""
+        tries = self.taken.tries
+        return bool(self.taken.seen) and tries >= 1 and tries >= min(2, self.task.retry.attempts - 1)
+
+    @property
+    def runs(self) -> bool:
+        return self._inner is not None and not self._inner.done()
+
+    # Beginning.
+
+    def begin(self, begun: Begun) -> None:
+        """start was answered `go`."""
+        self._begun = begun
+        self.exec = f"{begun.attempt}-{self.nonce}"
+        self.run._execute_as(begun.attempt, self._open_live, self)
+        loop = asyncio.get_running_loop()
+        self.deadline = loop.time() + self.task.timeout_seconds
+        self._inner = loop.create_task(self._execute())
+
+    def _open_live(self) -> Writer:
+        self._writer = self._crew.session.producer.live(self.taken.run, self.exec)
+        self._writer.chain.on_cancelling = self.cancel
+        return self._writer
+
+    def _put_live(self, event: Fields) -> Sent:
+        return self.run._put(event)
+
+    # The function, and what its end means.
+
+    async def _execute(self) -> None:
+        self._effects.begin()
+        unit: Unit | None
+        try:
+            unit = await self._finish(await invoke(self.task, self.run, self._input()))
+        except asyncio.CancelledError:
+            unit = self._after_cancellation()
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's code raises
+            unit = self._after(error)
+        if self._writer is not None and unit is not None:
+            unit = await self._flushed(unit)
+        self._crew.over(self)
+        if unit is None:
+            self._forget()
+        else:
+            self._crew.settle(self.partition, unit, self._settled)
+
+    def _input(self) -> object:
+        data = loads(b"{" + self.taken.payload).get("data")
+        return data.get("input", {}) if isinstance(data, dict) else {}
+
+    async def _finish(self, result: object) -> Unit:
+        if self._writer is not None:
+            self.run._end_message()
+            await self.run._flush(patiently=True)  # the work is done: a server in trouble is no fault of it
+        payload = compose("run.finished", b'{"result":%b}' % dumps(result), attempt=self._begun.attempt)
+        limit = self._crew.session.producer.max_event_bytes
+        if len(payload) > limit:
+            raise BadEvent(
+                f"the result of task {self.task.name} has {len(payload):,} bytes; at most {limit:,} are allowed.",
+                remedy="Store it elsewhere and return where it is, or raise TAILRACE_MAX_EVENT_KIB.",
+                field="result",
+            )
+        return self._unit("finish", payload, effects=True)
+
+    async def _flushed(self, unit: Unit) -> Unit | None:
+        """What was written goes out before the end: behind it nothing is taken any more."""
+        assert self._writer is not None
+        try:
+            await self._writer.flush(patiently=True)
+        except asyncio.CancelledError:
+            log.info("flush_cut_short", run=self.taken.run)
+        except StaleAttempt:
+            return None
+        except TailraceError as error:
+            log.warning("write_failed", run=self.taken.run, error=error.message)
+        return unit
+
+    def _after_cancellation(self) -> Unit | None:
+        if self._stopped == "cancel":
+            return self._unit("stop")
+        if self._stopped == "timeout":
+            return self._after(TimeoutError(f"it took longer than {self.task.timeout_seconds:g} s"))
+        if self._stopped == "release":
+            payload = self._retrying("released", None, None)
+            return self._unit("release", payload, "", *self._body)
+        if self._stopped == "drop":
+            return None
+        return self._fail("the task cancelled itself", "error")
+
+    def _after(self, error: BaseException) -> Unit | None:
+        if isinstance(error, (RunClosed, StaleAttempt)) and error.run == self.taken.run:
+            return self._unit("stop") if isinstance(error, RunClosed) else None
+        if self._stopped == "cancel":
+            return self._unit("stop")
+        if isinstance(error, GiveUp):
+            return self._fail(str(error) or "given up", "given_up")
+        if isinstance(error, RetryLater):
+            payload = self._retrying("later", None, error.seconds)
+            return self._unit("later", payload, _ms(error.seconds), *self._body)
+        retry, tries = self.task.retry, self._begun.tries
+        unfit = isinstance(error, BadInput) and error.field.startswith("input")  # no further try makes it fit
+        if unfit or isinstance(error, retry.never) or tries >= retry.attempts:
+            return self._fail(_words(error), "timeout" if isinstance(error, TimeoutError) else "error", error)
+        delay = retry.delay_seconds(tries, random.random())
+        log.info(
+            "try_failed", run=self.taken.run, task=self.task.name, attempt=self._begun.attempt, error=_words(error)
+        )
+        return self._unit("retry", self._retrying("error", _words(error), delay), _ms(delay), *self._body)
+
+    def _fail(self, words: str, reason: str, error: BaseException | None = None) -> Unit:
+        data = {"error": words, "reason": reason}
+        if error is not None:
+            data["traceback"] = "".join(traceback.format_exception(error))[-TRACEBACK_CHARS:]
+        log.warning("run_failed", run=self.taken.run, task=self.task.name, reason=reason, error=words)
+        payload = compose("run.failed", dumps(data), attempt=self._begun.attempt)
+        short = words if len(words) <= ERROR_CHARS else words[:ERROR_CHARS] + "…"
+        return self._unit("fail", payload, dumps(short), *self._body)
+
+    def _retrying(self, reason: str, error: str | None, delay_seconds: float | None) -> bytes:
+        data: dict[str, object] = {"reason": reason}
+        if delay_seconds is not None:
+            due = datetime.fromtimestamp(time.time(), UTC) + timedelta(seconds=delay_seconds)
+            data["due"] = due.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        if error is not None:
+            data["error"] = error
+        return compose("run.retrying", dumps(data), attempt=self._begun.attempt + 1)
+
+    @property
+    def _body(self) -> tuple[str, bytes]:
+        return self.taken.queued, self.taken.payload
+
+    def _unit(
+        self,
+        verb: Verb,
+        payload: bytes = b"",
+        a: bytes | str | int = b"",
+        b: str = "",
+        c: bytes = b"",
+        *,
+        effects: bool = False,
+    ) -> Unit:
+        taken = self.taken
+        outputs = self._effects.outputs if effects and self._effects else ()
+        return Unit(taken.run, taken.task, taken.entry, self.exec, verb, payload, a, b, c, outputs)
+
+    # Settlement.
+
+    def _settled(self, answer: Settled) -> None:
+        if answer.word == "refused":
+            refused = IllegalEvent(
+                f"what the handler did to another run was refused: {answer.detail}.", run=self.taken.run
+            )
+            self._effects = Effects(self.taken.run, self._put_live, self._crew.session.producer.max_event_bytes)
+            unit = self._after(refused)
+            assert unit is not None
+            self._crew.settle(self.partition, unit, self._settled)
+            return
+        if answer.word == "corrupt":
+            log.error("run_corrupt", run=self.taken.run, task=self.task.name)
+        elif answer.word == "stale":
+            log.warning("settled_too_late", run=self.taken.run, attempt=self._begun.attempt)
+        self._forget()
+
+    def give_back(self, delay_ms: int | None = None) -> None:
+        """It was not started: for another worker now, or (a limit) for anybody after so long."""
+        verb: Verb = "back" if delay_ms is None else "defer"
+        taken = self.taken
+        unit = Unit(taken.run, taken.task, taken.entry, taken.seen, verb, b"", delay_ms or 0, *self._body)
+        self._crew.over(self)
+        self._crew.settle(self.partition, unit, lambda answer: self._forget())
+
+    def forget(self) -> None:
+        """start was answered otherwise: somebody else has it, or nobody needs it any more."""
+        self._crew.over(self)
+        self._forget()
+
+    def _forget(self) -> None:
+        if self._writer is not None:
+            self._crew.session.producer.end_live(self._writer)
+        self._crew.forget(self)
+
+    # Stopping.
+
+    def cancel(self) -> None:
+        """A cancel was asked for: an ordinary cancellation, after which the function may clean up."""
+        self._stop("cancel")
+
+    def time_out(self) -> None:
+        self._stop("timeout")
+
+    def release(self) -> None:
+        """The process ends: another worker begins the next attempt."""
+        self._stop("release")
+
+    def heard(self, answer: str) -> None:
+        """What a renewal was told."""
+        if answer == "cancelling" or answer.startswith("closed"):
+            self._stop("cancel")  # somebody ended it: settling tells so, and takes its entry away
+        elif answer in ("stale", "unknown") and self.runs:
+            log.warning("execution_lost", run=self.taken.run, attempt=self._begun.attempt, why=answer)
+            self._stop("drop")
+
+    def hurry(self) -> None:
+        """Cancels it once more: what it does to clean up takes too long."""
+        self._cancel_inner()
+
+    def _stop(self, why: Stopped) -> None:
+        if self._inner is None or self._inner.done() or (self._stopped and why != "drop"):
+            return
+        self._stopped = why
+        self._cancel_inner()
+
+    def _cancel_inner(self) -> None:
+        """In the next turn of the loop: a task that is cancelled before its first step never takes it, and would settle nothing."""
+        if self._inner is not None:
+            self._inner.get_loop().call_soon(self._inner.cancel)
+
+    async def ended(self) -> None:
+        if self._inner is not None:
+            await asyncio.wait([self._inner])
+
+    # Waiting: as its run's Places.
+
+    def leave(self, ask: str) -> None:
+        self.ask = ask
+        self.waits_since = asyncio.get_running_loop().time()
+        self._crew.places.leave(self.task.name)
+
+    def enter(self) -> None:
+        assert self.waits_since is not None
+        self.deadline += asyncio.get_running_loop().time() - self.waits_since
+        self.ask, self.waits_since = "", None
+        self._crew.places.take(self.task.name)
+
+    async def may_go_on(self) -> None:
+        """While it is being parked nothing wakes it: if that counts, it goes on in another process."""
+        if self._parking is not None:
+            await asyncio.shield(self._parking)
+
+    def park(self) -> None:
+        """Gives the wait for an answer to the server, if it still waits."""
+        if self._parking is None and self.ask and self.runs and not self._stopped:
+            self._parking = asyncio.get_running_loop().create_future()
+            self._crew.settle(self.partition, self._unit("park", b"", self.ask, *self._body), self._parked)
+
+    def _parked(self, answer: Settled) -> None:
+        parking, self._parking = self._parking, None
+        if answer.word == "answered":
+            if parking is not None and not parking.done():
+                parking.set_result(None)
+        else:
+            self._stop("drop")
+
+
+def _ms(seconds: float) -> int:
+    return max(0, int(seconds * 1000))
+
+
+def _words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

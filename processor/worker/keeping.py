@@ -1,0 +1,202 @@
+"""What goes on beside a worker's main step: renewals, cancels, time limits, passes, relays, and telling that it lives."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from processor.client.renewal import Call, Renewal
+from processor.core.errors import ServerError
+from processor.store.connection import execute, speaking_of
+from processor.store.executing import Taken
+from processor.store.relay import Relay
+from processor.store.scripts import Held, renew_command
+from processor.store.space import ms_of
+from processor.store.workers import ANNOUNCE_SECONDS, announce, tell_stopped, worker_here
+from processor.worker.gate import Gate
+from processor.worker.passes import Passes
+
+if TYPE_CHECKING:
+    from processor.worker.worker import Worker
+
+__all__ = ["Keeping"]
+
+log = structlog.get_logger("tailrace.worker")
+SWEEP_SECONDS: Final = 0.25  # how late a time limit may be; instead of a timer for each execution
+PARK_SECONDS: Final = 60.0  # an answer that takes longer is waited for by the server
+STOP_SECONDS: Final = 2.0
+
+
+class _Control:
+    """Hears cancels of one partition."""
+
+    def __init__(self, keeping: Keeping) -> None:
+        self._keeping = keeping
+
+    def message(self, body: bytes, /) -> None:
+        verb, _, run = body.decode().partition(" ")
+        if verb == "cancel":
+            self._keeping.cancelled(run)
+
+    def resubscribed(self) -> None:
+        self._keeping.renew_soon()
+
+
+class Keeping:
+    """Of one worker, whose session is open."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        free: Callable[[str], int],
+        take: Callable[[Sequence[Taken]], None],
+        gate: Gate,
+    ) -> None:
+        self._worker, self._session = worker, worker.session
+        self._loop = asyncio.get_running_loop()
+        self._relay = Relay(self._session)
+        self._relaying: dict[int, asyncio.Task[None]] = {}
+        self._relay_again: set[int] = set()
+        steps = {"relay": self._relay_all, "limits": gate.renew}
+        self.passes = Passes(self._session, worker.consumer, list(worker.tasks), take, free=free, also=steps)
+        self._stop = asyncio.Event()
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._controls: dict[str, _Control] = {}
+        script = self._session.scripts.named("renew")
+        seconds = self._session.settings.visibility_seconds
+        self._renewal = Renewal(self._session.server.address.url, script, seconds, self._renewals)
+        self._state = worker_here(worker.consumer, worker.tasks, places=worker.concurrency)
+
+    async def start(self) -> None:
+        """Returns when cancels are heard. Raises ServerError."""
+        for keys in self._session.keys.partitions:
+            control = self._controls[keys.ctl] = _Control(self)
+            await self._session.server.channels.subscribe(keys.ctl, control)
+        with speaking_of(self._session.server.address.url):
+            self._state = await announce(self._session, self._state)
+        self._renewal.start()
+        beside = {"passes": self.passes.run(self._stop), "sweep": self._sweep(), "announce": self._announce()}
+        self._tasks = [self._loop.create_task(work, name=f"tailrace-{name}") for name, work in beside.items()]
+
+    async def close(self) -> None:
+        self._stop.set()
+        await asyncio.wait(self._tasks[:1], timeout=STOP_SECONDS)  # a pass that is under way
+        beside = [*self._tasks, *self._relaying.values()]
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
+        self._renewal.stop()
+        await asyncio.to_thread(self._renewal.join, STOP_SECONDS)
+        for ctl, control in self._controls.items():
+            self._session.server.channels.unsubscribe(ctl, control)
+        try:
+            with speaking_of(self._session.server.address.url):
+                await tell_stopped(self._session, self._state)
+        except ServerError as error:
+            log.info("stop_untold", error=error.code)
+
+    # Renewals, in their own thread.
+
+    def _renewals(self) -> Iterator[Call]:
+        session, consumer = self._session, self._worker.consumer
+        script = session.scripts.named("renew")
+        for number, tasks in self._worker.registry.by_partition().items():
+            command = renew_command(script, session.limits, session.keys.partitions[number], (), consumer, tasks)
+            held = [one for entries in tasks.values() for one in entries]
+            yield Call(command, functools.partial(self._renewed, held))
+
+    def _renewed(self, held: Sequence[Held], answers: Sequence[str]) -> None:
+        """A loop that is blocked hears it when it is free again."""
+        news = [(one, answer) for one, answer in zip(held, answers, strict=True) if answer != "renewed"]
+        if news and not self._loop.is_closed():
+            try:
+                self._loop.call_soon_threadsafe(self._hear, news)
+            except RuntimeError:
+                return  # it was closed in between
+
+    def _hear(self, news: Sequence[tuple[Held, str]]) -> None:
+        for one, answer in news:
+            execution = self._worker.registry.of_run(one.run)
+            if execution is not None and execution.exec == one.exec:  # else it began while the answer was under way
+                execution.heard(answer)
+
+    def renew_soon(self) -> None:
+        """A cancel may have been missed; a renewal's answer tells."""
+        self._renewal.soon()
+
+    def cancelled(self, run: str) -> None:
+        execution = self._worker.registry.of_run(run)
+        if execution is not None:
+            execution.cancel()
+
+    # Time limits.
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            self.sweep()
+
+    def sweep(self) -> None:
+        now = self._loop.time()
+        for execution in self._worker.registry:
+            waits = execution.waits_since
+            if waits is not None and now - waits >= PARK_SECONDS:
+                execution.park()
+            elif waits is None and now >= execution.deadline:
+                execution.time_out()
+
+    # Relays.
+
+    def relay_soon(self, partition: int) -> None:
+        """Its outbox got something."""
+        if partition in self._relaying:
+            self._relay_again.add(partition)
+            return
+        relaying = self._relaying[partition] = self._loop.create_task(self._relay_one(partition), name="tailrace-relay")
+        relaying.add_done_callback(lambda _: self._relayed(partition))
+
+    def _relayed(self, partition: int) -> None:
+        del self._relaying[partition]
+        if partition in self._relay_again:
+            self._relay_again.discard(partition)
+            self.relay_soon(partition)
+
+    async def _relay_one(self, partition: int) -> None:
+        try:
+            with speaking_of(self._session.server.address.url):
+                await self._relay.relay(partition)
+        except ServerError as error:
+            log.info("relay_waits", error=error.code)  # the next pass tries again
+
+    async def _relay_all(self) -> None:
+        for partition in range(len(self._session.keys.partitions)):
+            self._relay.forget()
+            await self._relay.relay(partition)
+            await self._relay.clear(partition)
+
+    # Others.
+
+    async def _announce(self) -> None:
+        while True:
+            await asyncio.sleep(ANNOUNCE_SECONDS)
+            try:
+                with speaking_of(self._session.server.address.url):
+                    running = replace(self._state, running=self._worker.places.taken)
+                    self._state = await announce(self._session, running)
+            except ServerError as error:
+                log.debug("announce_failed", error=error.code)  # reads and settlements tell of it loudly enough
+
+    async def due_within(self, ms: int) -> bool:
+        """Whether something delayed is due so soon."""
+        redis = self._session.redis
+        with speaking_of(self._session.server.address.url):
+            now = ms_of(await execute(redis, "TIME"))
+            counts = [
+                await execute(redis, "ZCOUNT", keys.delayed, "-inf", now + ms) for keys in self._session.keys.partitions
+            ]
+        return any(counts)

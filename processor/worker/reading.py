@@ -1,0 +1,95 @@
+"""Reading work entries: one connection, one blocked read, which is never cancelled (its answer would be lost)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
+
+from processor.core.errors import ServerError
+from processor.core.keys import Keyspace
+from processor.store.executing import GROUP, Taken
+from processor.store.line import Line
+from processor.worker.places import Places
+
+__all__ = ["Reading"]
+
+BLOCK_SECONDS: Final = 1.0  # when every stream is named: nothing that is added meanwhile goes unnoticed
+ROUND_SECONDS: Final = 0.1  # in which each stream is named at least once, where there are fewer places than streams
+ANSWER_SECONDS: Final = 5.0  # behind the end of a block
+
+_Stream = tuple[int, str]  # partition, task
+
+
+class Reading:
+    """Names at most as many streams as places are free, in rotation; a task without a free place is left out."""
+
+    def __init__(self, line: Line, keyspace: Keyspace, tasks: Sequence[str], consumer: str, places: Places) -> None:
+        self._line, self._keyspace, self._consumer, self._places = line, keyspace, consumer, places
+        self._tasks = tuple(tasks)
+        self._streams: list[_Stream] = [(p, task) for p in range(len(keyspace.partitions)) for task in tasks]
+        self._names = {self._key(stream).encode(): stream for stream in self._streams}
+        self._at = 0  # where the rotation goes on
+        self._has_groups = False
+        self._unblock: asyncio.Task[Any] | None = None
+
+    def _key(self, stream: _Stream) -> str:
+        return self._keyspace.partitions[stream[0]].work(stream[1])
+
+    async def read(self, *, block: bool = True) -> list[Taken]:
+        """New entries, [] if none came in time. Raises ServerError."""
+        streams, count = self._choose()
+        if not streams:
+            return []
+        if not self._has_groups:
+            await self._make_groups()
+        seconds = self._block_seconds(len(streams)) if block else 0
+        command: list[str | int] = ["XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", count]
+        if seconds:
+            command += ("BLOCK", int(seconds * 1000))
+        command += ("STREAMS", *map(self._key, streams), *(">" for _ in streams))
+        try:
+            reply = await self._line.call(*command, seconds=seconds + ANSWER_SECONDS)
+        except ServerError as error:
+            if "NOGROUP" not in error.message and "UNBLOCKED" not in error.message:
+                raise
+            self._has_groups = False  # flushed, or lost with the server's last second
+            return []
+        return [entry for name, entries in reply or () for entry in self._taken(name, entries)]
+
+    def _choose(self) -> tuple[list[_Stream], int]:
+        """Streams to name, and how many entries of each."""
+        free = {task: self._places.free(task) for task in self._tasks}
+        left, room = dict(free), self._places.free_in_all
+        chosen: list[_Stream] = []
+        total = len(self._streams)
+        for i in range(total):
+            stream = self._streams[(self._at + i) % total]
+            if len(chosen) < room and left[stream[1]] > 0:
+                left[stream[1]] -= 1
+                chosen.append(stream)
+        if not chosen:
+            return [], 0
+        self._at = (self._streams.index(chosen[-1]) + 1) % total
+        named = {task: sum(1 for stream in chosen if stream[1] == task) for task in {stream[1] for stream in chosen}}
+        count = min(room // len(chosen), *(free[task] // n for task, n in named.items()))
+        return chosen, max(1, count)
+
+    def _block_seconds(self, named: int) -> float:
+        if named == len(self._streams):
+            return BLOCK_SECONDS
+        return max(0.005, ROUND_SECONDS * named / len(self._streams))
+
+    def _taken(self, name: bytes, entries: Any) -> list[Taken]:
+        _, task = self._names[name]
+        return [Taken(task, id.decode(), fields[1].decode(), fields[3].decode(), fields[5]) for id, fields in entries]
+
+    async def _make_groups(self) -> None:
+        """At 0: what was queued before the first worker came is read as well."""
+        for stream in self._streams:
+            try:
+                await self._line.call("XGROUP", "CREATE", self._key(stream), GROUP, "0", "MKSTREAM")
+            except ServerError as error:
+                if "BUSYGROUP" not in error.message:
+                    raise
+        self._has_groups = True

@@ -1,0 +1,126 @@
+"""Settling: what executions have to say at their end goes out in as few calls as possible, and again until it is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+import structlog
+
+from processor.core.errors import ServerError
+from processor.core.keys import Keyspace
+from processor.store.executing import Settled, Unit, settle_command
+from processor.store.line import Line
+from processor.store.scripts import Limits, Script
+
+__all__ = ["Settling"]
+
+log = structlog.get_logger("tailrace.worker")
+MAX_UNITS: Final = 200
+MAX_BYTES: Final = 1 << 20
+IN_FLIGHT: Final = 2  # calls a partition: while one is answered the next is executed
+RETRY_SECONDS: Final = 0.2
+
+
+class _Waiting(NamedTuple):
+    unit: Unit
+    size: int
+    tell: Callable[[Settled], None]
+
+
+class Settling:
+    """One turn of the event loop is one call a partition. A unit sent again is answered `done`."""
+
+    def __init__(
+        self, line: Line, script: Script, limits: Limits, keyspace: Callable[[], Keyspace], relay: Callable[[int], None]
+    ) -> None:
+        """relay: told of a partition whose outbox got something."""
+        self._line, self._script, self._limits = line, script, limits
+        self._keyspace, self._relay = keyspace, relay
+        self._queues: dict[int, deque[_Waiting]] = {}
+        self._senders: dict[int, set[asyncio.Task[None]]] = {}
+        self._loop = asyncio.get_running_loop()
+        self._scheduled = False
+        self.unsettled = 0  # units without an answer
+        self._all_settled = asyncio.Event()
+        self._all_settled.set()
+
+    def put(self, partition: int, unit: Unit, tell: Callable[[Settled], None]) -> None:
+        """tell: called once, with the server's answer."""
+        size = len(unit.payload) + len(unit.c) + sum(len(event[1]) for out in unit.outputs for event in out.events)
+        self._queues.setdefault(partition, deque()).append(_Waiting(unit, size, tell))
+        self.unsettled += 1
+        self._all_settled.clear()
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
+    async def settled(self) -> None:
+        """Waits until everything put so far has its answer."""
+        await self._all_settled.wait()
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        for partition, queue in self._queues.items():
+            if queue:
+                self._fill(partition)
+
+    def _fill(self, partition: int) -> None:
+        queue, senders = self._queues[partition], self._senders.setdefault(partition, set())
+        while queue and len(senders) < IN_FLIGHT:
+            sender = self._loop.create_task(self._send(partition, self._next(queue)), name="tailrace-settle")
+            senders.add(sender)
+            sender.add_done_callback(lambda sender: self._sent(partition, sender))
+
+    def _sent(self, partition: int, sender: asyncio.Task[None]) -> None:
+        self._senders[partition].discard(sender)
+        self._fill(partition)
+
+    def _next(self, queue: deque[_Waiting]) -> list[_Waiting]:
+        taken: list[_Waiting] = []
+        size = 0
+        while queue and len(taken) < MAX_UNITS and (not taken or size + queue[0].size <= MAX_BYTES):
+            taken.append(queue.popleft())
+            size += taken[-1].size
+        return taken
+
+    async def _send(self, partition: int, waiting: Sequence[_Waiting]) -> None:
+        units = [one.unit for one in waiting]
+        answers = await self._until_answered(partition, units)
+        keyspace = self._keyspace()
+        if any(keyspace.number(out.run) != partition for unit in units for out in unit.outputs):
+            self._relay(partition)
+        self.unsettled -= len(waiting)
+        for one, answer in zip(waiting, answers, strict=True):
+            try:
+                one.tell(answer)
+            except Exception:
+                log.exception("settled_untold", run=one.unit.run)
+        if not self.unsettled:
+            self._all_settled.set()
+
+    async def _until_answered(self, partition: int, units: Sequence[Unit]) -> list[Settled]:
+        told = False
+        while True:
+            command = settle_command(self._script, self._limits, self._keyspace(), partition, units)
+            try:
+                answers = await self._line.script(self._script, *command)
+            except ServerError as error:
+                if not told:
+                    log.warning("settle_waits", error=error.code, message=error.message, units=len(units))
+                told = True
+                await asyncio.sleep(RETRY_SECONDS * (0.5 + random.random()))
+            else:
+                return [Settled.parse(answer) for answer in answers]
+
+    async def close(self) -> None:
+        """Whatever has no answer by now is settled by whoever claims its entry."""
+        tasks = [sender for senders in self._senders.values() for sender in senders]
+        for queue in self._queues.values():
+            queue.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

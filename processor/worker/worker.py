@@ -1,0 +1,265 @@
+"""Worker: executes runs of a Tailrace's tasks. Its main step: read, admit, ask the limits, start; executions settle themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from os import getpid
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from processor.client.session import Session
+from processor.core.errors import ServerError
+from processor.store.claims import own
+from processor.store.connection import speaking_of
+from processor.store.executing import Settled, Taken, Unit
+from processor.store.line import Line
+from processor.worker.draining import drain
+from processor.worker.execution import Execution
+from processor.worker.gate import Gate
+from processor.worker.keeping import Keeping
+from processor.worker.places import Places
+from processor.worker.reading import Reading
+from processor.worker.registry import Registry
+from processor.worker.settling import Settling
+from processor.worker.starting import Starting
+
+if TYPE_CHECKING:
+    from processor.client.tailrace import Tailrace
+    from processor.client.task import Task
+
+__all__ = ["Worker"]
+
+log = structlog.get_logger("tailrace.worker")
+DEFAULT_CONCURRENCY: Final = 100
+OWN_ENTRIES: Final = 1000  # of this consumer's pending ones, looked for at once after a lost connection
+DUE_SOON_MS: Final = 1000  # what `burst` still waits for
+READ_RETRY_SECONDS: Final = 0.2
+
+
+class Worker:
+    """One process's worker, in one event loop."""
+
+    tail: Tailrace
+    session: Session
+    places: Places
+
+    def __init__(
+        self,
+        tail: Tailrace,
+        *,
+        concurrency: int = DEFAULT_CONCURRENCY,
+        tasks: Sequence[str] | None = None,
+        consumer: str | None = None,
+    ) -> None:
+        """concurrency: executions at once, of all tasks. tasks: only these. consumer: its name; a test may set it."""
+        self.tail = tail
+        self.concurrency = concurrency
+        self.tasks: dict[str, Task[..., Any]] = {
+            name: task for name, task in tail.tasks.items() if tasks is None or name in tasks
+        }
+        self.consumer = consumer or f"{socket.gethostname()}-{getpid()}-{secrets.token_hex(3)}"
+        self.registry = Registry()
+        self.stopping = asyncio.Event()
+        self._changed = asyncio.Event()  # a place became free, an execution ended, entries were taken over
+        self._inbox: deque[Taken] = deque()  # taken over by a pass
+        self._suspects: deque[Execution] = deque()
+
+    @property
+    def running(self) -> int:
+        """Executions whose function has begun and not ended."""
+        return sum(1 for execution in self.registry if execution.runs)
+
+    def stop(self) -> None:
+        """Takes nothing more, and drains. From the loop's own thread."""
+        self.stopping.set()
+        self._changed.set()
+
+    async def run(self, *, burst: bool = False) -> None:
+        """Until stop(), then drains. burst: until nothing is left to do for its tasks. Raises ServerError, NotConfigured at
+        the start only."""
+        await self.open()
+        try:
+            while not self.stopping.is_set():
+                idle = await self.step()
+                if burst and idle and await self._is_done():
+                    break
+        finally:
+            await self.close()
+
+    # Opening.
+
+    async def open(self) -> None:
+        """Connects, and begins what goes on beside the main step. Raises ServerError, NotConfigured."""
+        self.session = session = await self.tail.session()
+        address = session.server.address
+        self._reads, self._calls = Line(address, "tailrace-read"), Line(address, "tailrace-work")
+        of_task = {name: task.concurrency for name, task in self.tasks.items()}
+        self.places = Places(self.concurrency, of_task, self._changed.set)
+        self._reading = Reading(self._reads, session.keys, list(self.tasks), self.consumer, self.places)
+        self._own_seen = 0  # connections of the reader after which own pending entries were looked for
+        self._gate = Gate(session, self.tasks)
+        self._starting = Starting(self._calls, session, self.consumer, self.registry, self.tasks, self._look_again)
+        self._keeping = Keeping(self, self._free, self._take_over, self._gate)
+        settle = session.scripts.named("settle")
+        self._settling = Settling(self._calls, settle, session.limits, lambda: session.keys, self._keeping.relay_soon)
+        await self._keeping.start()
+
+    async def close(self) -> None:
+        """Drains, and ends what goes on beside the main step."""
+        self.stopping.set()
+        await drain(self, self._starting, self._settling, self.session.settings.drain_seconds)
+        await self._keeping.close()
+        await self._settling.close()
+        self._reads.close()
+        self._calls.close()
+
+    # The main step.
+
+    async def step(self, *, block: bool = True) -> bool:
+        """Reads, admits, asks the limits, starts. Whether there was nothing to start."""
+        if self._suspects:
+            await self._run_alone(self._suspects.popleft())
+            return False
+        entries = await self._read(block=block)
+        executions = self._admit(entries)
+        executions = await self._ask_limits(executions)
+        await self._starting.begin(executions)
+        return not entries and not self._suspects
+
+    async def _read(self, *, block: bool) -> list[Taken]:
+        """Taken over ones, own pending ones after a lost connection, else new ones."""
+        entries: list[Taken] = []
+        try:
+            with speaking_of(self.session.server.address.url):
+                entries += [self._inbox.popleft() for _ in range(len(self._inbox))]
+                if self._reads.connections != self._own_seen:
+                    entries += await self._own_entries()
+                if entries:
+                    return entries
+                if not self.places.free_in_all:
+                    await self._change()
+                return await self._reading.read(block=block)
+        except ServerError as error:
+            log.warning("read_failed", error=error.code, message=error.message)
+            await asyncio.sleep(READ_RETRY_SECONDS)
+            return entries
+
+    async def _own_entries(self) -> list[Taken]:
+        """What the server gave to this consumer and this process has not got: an answer was lost with its connection."""
+        connections = self._reads.connections
+        found: list[Taken] = []
+        for number, keys in enumerate(self.session.keys.partitions):
+            for task in self.tasks:
+                known = self._known(number, task)
+                found += await own(self.session, keys, task, self.consumer, known=known, count=OWN_ENTRIES)
+        self._own_seen = connections
+        return found
+
+    def _known(self, partition: int, task: str) -> Callable[[str], bool]:
+        return lambda entry: self.registry.holds(partition, task, entry)
+
+    def _look_again(self) -> None:
+        """start answered `gone`: what is pending for this consumer is asked for, with the exec that it has now."""
+        self._own_seen = -1
+
+    def _admit(self, entries: Iterable[Taken]) -> list[Execution]:
+        """Each entry once in this process. Suspects wait for their turn."""
+        admitted = []
+        for taken in entries:
+            execution = Execution(self, taken, self.tasks[taken.task], self.session.keys.number(taken.run))
+            if not self.registry.add(execution):
+                continue
+            self.places.take(taken.task)
+            if execution.is_suspect:
+                self._suspects.append(execution)
+            else:
+                admitted.append(execution)
+        return admitted
+
+    async def _ask_limits(self, executions: list[Execution]) -> list[Execution]:
+        """Those that may begin now; the others come back when there may be room."""
+        if not self._gate.guards_any:
+            return executions
+        waits = await self._gate.ask([(one.taken, one.task) for one in executions])
+        for execution, wait_ms in zip(executions, waits, strict=True):
+            if wait_ms:
+                execution.give_back(wait_ms)
+        return [execution for execution, wait_ms in zip(executions, waits, strict=True) if not wait_ms]
+
+    async def _run_alone(self, execution: Execution) -> None:
+        """It may have ended the processes that ran it before. It begins when nothing else runs, and nothing else begins while
+        it runs; either waits for one visibility timeout at most, so that a long execution does not stop this process."""
+        patience = self.session.settings.visibility_seconds
+        log.warning("suspect_runs_alone", run=execution.taken.run, tries=execution.taken.tries)
+        await self._until(lambda: self.running == 0, patience)
+        if self.stopping.is_set():
+            execution.give_back()
+            return
+        await self._starting.begin(await self._ask_limits([execution]))
+        await self._starting.done()
+        await self._until(lambda: not execution.runs, patience)
+
+    async def _until(self, condition: Callable[[], bool], seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while not condition() and not self.stopping.is_set() and loop.time() < deadline:
+            await self._change(deadline - loop.time())
+
+    async def _change(self, seconds: float = 1.0) -> None:
+        """Waits until something changed, so long at most."""
+        self._changed.clear()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+
+    async def _is_done(self) -> bool:
+        """Nothing held, nothing due soon."""
+        if len(self.registry) or self._inbox or self._suspects:
+            await self._change(0.05)
+            return False
+        return not await self._keeping.due_within(DUE_SOON_MS)
+
+    # Taking over.
+
+    def _free(self, task: str) -> int:
+        if self.stopping.is_set():
+            return 0
+        return max(0, self.places.free(task) - sum(1 for taken in self._inbox if taken.task == task))
+
+    def _take_over(self, entries: Sequence[Taken]) -> None:
+        self._inbox += [taken for taken in entries if not self._holds(taken)]
+        self._changed.set()
+
+    def _holds(self, taken: Taken) -> bool:
+        return self.registry.holds(self.session.keys.number(taken.run), taken.task, taken.entry)
+
+    def give_back_unbegun(self) -> None:
+        """At drain: what waits for its turn goes to other workers."""
+        for taken in self._inbox:
+            execution = Execution(self, taken, self.tasks[taken.task], self.session.keys.number(taken.run))
+            if self.registry.add(execution):
+                self.places.take(taken.task)
+                execution.give_back()
+        self._inbox.clear()
+        while self._suspects:
+            self._suspects.popleft().give_back()
+
+    # What executions ask of their crew.
+
+    def settle(self, partition: int, unit: Unit, tell: Callable[[Settled], None]) -> None:
+        self._settling.put(partition, unit, tell)
+
+    def over(self, execution: Execution) -> None:
+        self._gate.left(execution.taken.run)
+        self.places.leave(execution.taken.task)
+
+    def forget(self, execution: Execution) -> None:
+        self.registry.remove(execution)
+        self._changed.set()
