@@ -227,11 +227,35 @@ def _trim(stage: Stage) -> None:
     stage.trim()
 
 
+def _claim(stage: Stage) -> None:
+    work = stage.keys.work("build")
+    if not stage.client.exists(work):
+        stage.client.xgroup_create(work, "workers", id="0", mkstream=True)
+        stage.client.xadd(work, {"r": "a", "i": "1-1", "e": "{}"})
+        stage.client.xreadgroup("workers", "gone", {work: ">"})
+    [(entry, _)] = stage.client.xrange(work)
+    keys = [stage.keys.meta, work, stage.keys.run("a")]
+    assert stage.run(stage.scripts.call("claim", keys, ["me", "others", 0, 0, entry]))[1][0] == entry
+
+
+def _promote(stage: Stage) -> None:
+    work = stage.keys.work("build")
+    if not stage.client.exists(work):
+        stage.client.hset(stage.keys.run("b"), "task", "build")
+        stage.client.hset(stage.keys.delayed_body, "b", "b\n1-1\n{}")
+        stage.client.zadd(stage.keys.delayed, {"b": stage.now})
+    keys = [stage.keys.delayed, stage.keys.delayed_body, stage.keys.run("b"), work]
+    stage.run(stage.scripts.call("promote", keys, ["b", "build"]))
+    assert stage.client.xlen(work) == 1
+
+
 TWICE: dict[str, Callable[[Stage], None]] = {
     "append": _append,
     "bind": _bind,
     "trim": _trim,
     "cancel": lambda stage: stage.cancel("a"),
+    "claim": _claim,
+    "promote": _promote,
 }
 
 
