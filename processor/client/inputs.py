@@ -123,6 +123,12 @@ class Inputs:
         """The parameters that have no default."""
         return [parameter.name for parameter in self._known.parameters.values() if parameter.default is _EMPTY]
 
+    def prepare(self) -> None:
+        """Looks at the annotations now. Raises TypeError, NameError, SettingsError for what is wrong with them."""
+        for parameter in self._known.parameters.values():
+            if parameter.check is None:
+                _ = parameter.adapter
+
     def bind(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
         """Arguments by name, defaults filled in, checked. Raises BadInput."""
         shape = self._known

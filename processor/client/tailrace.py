@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, Proto
 
 from typing_extensions import TypeVar
 
-from processor.client.calling import Middleware
+from processor.client.calling import Middleware, executing
 from processor.client.queueing import Options, start_queued
 from processor.client.run import Run
 from processor.client.session import Session
@@ -116,9 +116,12 @@ class Tailrace:
 
     @property
     def portal(self) -> Portal:
-        """The background thread of `.sync`; a forked child gets its own."""
+        """The background thread of `.sync`; a forked child gets its own. In a task it is the task's own loop."""
         from processor.client.sync import Portal
 
+        here = executing()
+        if here is not None:
+            return Portal(here.loop)
         if self._portal is None or not self._portal.alive:
             self._portal = Portal.background()
         return self._portal

@@ -155,6 +155,13 @@ class Task(Generic[P, R]):
     def __repr__(self) -> str:
         return f"<Task {self.name}>"
 
+    def prepare(self) -> None:
+        """For a worker's start: what takes time when first needed, and what is wrong with the annotations.
+
+        Raises TypeError, NameError, SettingsError.
+        """
+        self.inputs.prepare()
+
     @property
     def middleware(self) -> Sequence[Middleware]:
         """Around each execution, outermost first."""

@@ -192,6 +192,8 @@ def test_what_is_no_data_is_told_with_the_remedy() -> None:
     fn.__annotations__["db"] = Connection
     with pytest.raises(TypeError, match=r"parameter db is Connection.*Depends"):
         inputs_of(fn).parse({"db": {}})
+    with pytest.raises(TypeError, match="no JSON becomes"):
+        inputs_of(fn).prepare()
 
 
 def test_what_cannot_be_written_is_refused() -> None:
