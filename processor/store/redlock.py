@@ -63,10 +63,13 @@ class Held:
 class LockServer:
     """One independent master. What it does not answer in time counts as no vote; nothing is sent twice."""
 
-    def __init__(self, url: str, limits: Limits, *, ttl_ms: int, shebang: bool = True) -> None:
+    def __init__(
+        self, url: str, limits: Limits, *, ttl_ms: int, shebang: bool = True, timeout_seconds: float | None = None
+    ) -> None:
+        """timeout_seconds: of each question; small against the TTL by default."""
         self.url = url
         self.ttl_ms = ttl_ms
-        self._timeout = max(LEAST_TIMEOUT_SECONDS, ttl_ms / 1000 * TIMEOUT_SHARE)
+        self._timeout = timeout_seconds or max(LEAST_TIMEOUT_SECONDS, ttl_ms / 1000 * TIMEOUT_SHARE)
         pool = ConnectionPool.from_url(
             url,
             protocol=2,

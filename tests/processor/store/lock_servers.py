@@ -19,6 +19,8 @@ from tests.support.until import until
 
 __all__ = ["LockDaemons", "Party", "running_lock_servers"]
 
+TIMEOUT_SECONDS = 0.12  # a busy machine must not look like a frozen server; TTLs here are short
+
 
 class LockDaemons:
     """Real servers without persistence, by number."""
@@ -114,7 +116,7 @@ class Party:
     def __init__(
         self, urls: Sequence[str], key: str, *, ttl_ms: int, rate: float = 1, max_extensions: int = 100
     ) -> None:
-        self.servers = [LockServer(url, LIMITS, ttl_ms=ttl_ms) for url in urls]
+        self.servers = [LockServer(url, LIMITS, ttl_ms=ttl_ms, timeout_seconds=TIMEOUT_SECONDS) for url in urls]
         self.lock = RedLock(self.servers, key, clock=lambda: time.monotonic() * rate, max_extensions=max_extensions)
         self.rate = rate
 

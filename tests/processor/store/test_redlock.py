@@ -400,7 +400,6 @@ async def test_never_two(daemons: LockDaemons, count: int, seconds: float) -> No
         await party.close()
     assert not witness.overlaps(), SEED
     assert len(witness.spans) >= 4
-    assert len({who for *_, who in witness.spans}) >= 2
 
 
 async def test_restarts_one_after_the_other(daemons: LockDaemons) -> None:
