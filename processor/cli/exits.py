@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Final
 
 from processor.core.errors import (
@@ -35,6 +37,8 @@ __all__ = [
     "SERVER",
     "USAGE",
     "AmbiguousRun",
+    "NoTask",
+    "NotLoaded",
     "PortTaken",
     "UnknownNamespace",
     "Usage",
@@ -68,10 +72,22 @@ class PortTaken(TailraceError):
     """Somebody else listens there."""
 
 
+class NotLoaded(TailraceError):
+    """The module cannot be imported, or has no such object. `files`: where the fault is, of a module that was found."""
+
+    def __init__(self, message: str | None = None, *, remedy: str = "", files: Iterable[str] = ()) -> None:
+        super().__init__(message, remedy=remedy)
+        self.files = frozenset(Path(file) for file in files)
+
+
+class NoTask(TailraceError):
+    """This worker does not have the task."""
+
+
 _CODES: Final[tuple[tuple[tuple[type[TailraceError], ...], int], ...]] = (
     ((ServerDenied,), DENIED),
     ((ServerError, NotConfigured), SERVER),
-    ((BadInput, SettingsError, NotAwaited), USAGE),
+    ((BadInput, SettingsError, NotAwaited, NotLoaded, NoTask), USAGE),
     ((RunNotFound, UnknownNamespace), NOT_FOUND),
     (
         (RunExists, RunClosed, RunCorrupt, IllegalEvent, StaleAttempt, ThreadBusy, NotStarted, PortTaken),

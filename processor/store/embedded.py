@@ -27,7 +27,7 @@ import structlog
 from processor.core.errors import ServerError
 from processor.core.settings import is_running
 
-__all__ = ["EmbeddedServer", "FolderInUse", "NoEmbeddedServer", "link_key"]
+__all__ = ["EmbeddedServer", "FolderInUse", "NoEmbeddedServer", "link_key", "until_parent_dies"]
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +41,7 @@ MAX_LOG_BYTES = 1 << 20
 
 Aof = Literal["everysec", "always", "off"]
 
-# The server asks the kernel for SIGTERM when the thread that started it is gone, so that `kill -9` of `up` leaves no
+# A program asks the kernel for SIGTERM when the thread that started it is gone, so that `kill -9` of `up` leaves no
 # server behind. It must ask between fork and exec. Popen's preexec_fn would run Python in a forked copy of a process
 # with threads, which may deadlock; a fresh interpreter (10 ms) cannot. prctl's PR_SET_PDEATHSIG is 1.
 _UNTIL_PARENT_DIES = """\
@@ -50,6 +50,16 @@ ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
 if os.getppid() != int(sys.argv[1]): sys.exit(1)
 os.execv(sys.argv[2], sys.argv[2:])
 """
+
+
+def until_parent_dies(command: Sequence[str]) -> list[str]:
+    """The command, ended by SIGTERM when this process dies. Start it from the main thread; elsewhere, and on macOS, as it is.
+
+    command: its first word is a path.
+    """
+    if sys.platform != "linux" or threading.current_thread() is not threading.main_thread() or not sys.executable:
+        return list(command)
+    return [sys.executable, "-I", "-S", "-c", _UNTIL_PARENT_DIES, str(os.getpid()), *command]
 
 
 class NoEmbeddedServer(ServerError):
@@ -232,8 +242,7 @@ class EmbeddedServer:
 
     def _spawn(self) -> None:
         command = [str(_binary()), "-"]  # the configuration comes by stdin: a password in argv is everybody's
-        if sys.platform == "linux" and threading.current_thread() is threading.main_thread() and sys.executable:
-            command = [sys.executable, "-I", "-S", "-c", _UNTIL_PARENT_DIES, str(os.getpid()), *command]
+        command = until_parent_dies(command)
         environ = dict(os.environ)
         library = _jemalloc() if self._jemalloc else None
         if library:
