@@ -65,6 +65,7 @@ class Execution:
         "_inner",
         "_parking",
         "_stopped",
+        "_waits",
         "_writer",
         "ask",
         "deadline",
@@ -91,6 +92,7 @@ class Execution:
         self._inner: asyncio.Task[None] | None = None
         self._writer: Writer | None = None
         self._stopped: Stopped = ""
+        self._waits = 0  # of its function at once, each for an answer or another run
         self._parking: asyncio.Future[None] | None = None
 
     @property
@@ -319,11 +321,17 @@ class Execution:
     # Waiting: as its run's Places.
 
     def leave(self, ask: str) -> None:
+        self._waits += 1
+        if self._waits > 1:
+            return
         self.ask = ask
         self.waits_since = asyncio.get_running_loop().time()
         self._crew.places.leave(self.task.name)
 
     def enter(self) -> None:
+        self._waits -= 1
+        if self._waits:
+            return
         assert self.waits_since is not None
         self.deadline += asyncio.get_running_loop().time() - self.waits_since
         self.ask, self.waits_since = "", None
