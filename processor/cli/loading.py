@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["load_app", "load_imports", "load_tail", "module_of", "project_files"]
 
-_OURS: Final = (
-    str(Path(__file__).parents[1]) + os.sep
-)  # the package `processor`, whose frames say nothing of the user's module
+_ROOT: Final = Path(__file__).parents[2]
+_OURS: Final = (f"{_ROOT}/processor/", f"{_ROOT}/gateway/", f"{_ROOT}/tailrace.py")  # say nothing of the user's module
 _SKIPPED: Final = {"site-packages", "dist-packages", ".venv", "node_modules"}
 
 
@@ -119,9 +118,8 @@ def _failed(name: str, error: BaseException, where: str) -> NotLoaded:
     files = {frame.filename for frame in told.stack if not _is_ours(frame.filename)}
     if isinstance(error, SyntaxError):  # its place says it all
         files.add(error.filename or "")
-    lines = (
-        told.format_exception_only() if isinstance(error, SyntaxError) or not told.stack else told.format(chain=False)
-    )
+    whole = told.stack and not isinstance(error, SyntaxError)
+    lines = told.format(chain=False) if whole else told.format_exception_only()
     return NotLoaded(
         f"{name} cannot be imported{where}: {type(error).__name__}: {error}",
         remedy="".join(lines).rstrip(),
