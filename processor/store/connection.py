@@ -40,6 +40,7 @@ CONNECT_SECONDS: Final = 5.0
 COMMAND_SECONDS: Final = 5.0
 POOL_CONNECTIONS: Final = 32
 _AWAY = (OSError, RedisConnectionError, RedisTimeoutError, asyncio.TimeoutError)
+_CLOSED = "the handler is closed"  # uvloop's words
 _DENIED = (AuthenticationError, NoPermissionError)
 _BUSY = ("LOADING", "MASTERDOWN", "TRYAGAIN", "BUSY", "CLUSTERDOWN")  # the server is there and will take it soon
 
@@ -254,11 +255,18 @@ async def execute(redis: Redis, *command: bytes | str | int) -> Any:
 
 async def uncancelled(call: Awaitable[T]) -> T:
     """What a call of redis-py gives, cancellation included: it uses wait_for, and Python 3.11's swallows a cancellation
-    that comes in the same turn of the loop as the result, which may be an error such as NOSCRIPT."""
+    that comes in the same turn of the loop as the result, which may be an error such as NOSCRIPT.
+
+    A write to a connection that was reset a moment ago is a RuntimeError in uvloop; redis-py does not take it for a lost one.
+    """
     task = asyncio.current_task()
     before = task.cancelling() if task is not None else 0
     try:
         return await call
+    except RuntimeError as error:
+        if _CLOSED in str(error):
+            raise RedisConnectionError(str(error)) from error
+        raise
     finally:
         if task is not None and task.cancelling() > before:
             raise asyncio.CancelledError

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
+import uvloop
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError
 
 from processor.store.connection import uncancelled
@@ -44,3 +46,29 @@ async def test_without_a_cancellation_nothing_changes() -> None:
     assert await uncancelled(answer()) == 1
     with pytest.raises(NoScriptError):
         await uncancelled(refuse())
+
+
+def test_a_connection_that_uvloop_has_closed_is_lost() -> None:
+    """What uvloop says of a write behind a reset, which redis-py lets through, is an error of the connection like any other."""
+
+    async def main() -> None:
+        server = await asyncio.start_server(lambda reader, writer: writer.transport.abort(), "127.0.0.1", 0)
+        async with server:
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            await reader.read()
+
+            async def write() -> None:
+                writer.transport.abort()
+                await asyncio.sleep(0)  # the handle closes in the next turn of the loop
+                writer.writelines([b"PING"])
+
+            with pytest.raises(RedisConnectionError):
+                await uncancelled(write())
+
+            async def other() -> None:
+                raise RuntimeError("something else")
+
+            with pytest.raises(RuntimeError, match="something else"):
+                await uncancelled(other())
+
+    uvloop.run(main())
