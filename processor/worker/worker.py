@@ -115,6 +115,7 @@ class Worker:
         await drain(self, self._starting, self._settling, self.session.settings.drain_seconds)
         await self._keeping.close()
         await self._settling.close()
+        await self._gate.close()
         self._reads.close()
         self._calls.close()
 
