@@ -106,7 +106,7 @@ local function position_of(run)
   if not run.has_position then
     forget_producers(run)
   end
-  return position .. ' ' .. whole(now)
+  return position .. ' ' .. now_text
 end
 
 -- Events of a segment that are new and consecutive: applied as far as they may be. Returns how many were, and the refusal.
@@ -128,7 +128,7 @@ local function append_segment(run, segment, first, number, is_first, outcomes)
     run.first_number = run.known or number
   end
   local attempt = extras.nonce and extras.nonce ~= '' and ' ' .. whole(run.attempt) or ''
-  outcomes[#outcomes + 1] = 'appended ' .. whole(applied) .. ' ' .. whole(first_seq) .. '-' .. whole(run.ms) .. attempt
+  outcomes[#outcomes + 1] = 'appended ' .. whole(applied) .. ' ' .. whole(first_seq) .. '-' .. run.ms_text .. attempt
   run.stored = number + applied - 1
   return applied, refusal
 end

@@ -48,7 +48,7 @@ if status == 'running' then
   redis.call('ZADD', deadlines, now + grace_ms, run.id)
 else
   status = 'cancelled'
-  redis.call('HSET', run.hash, 'tail', id, 'cancel', reason, 'status', status, 'ended', now)
+  redis.call('HSET', run.hash, 'tail', id, 'cancel', reason, 'status', status, 'ended', now_text)
   redis.call('ZREM', delayed, run.id)
   redis.call('HDEL', bodies, run.id)
   finish(run, { owner = known[4], asks = known[5], thread = known[6] }, retain_ms, tombstone_ms)

@@ -45,7 +45,7 @@ local function finish_as(run, status, type, members, error)
     redis.call('ZREM', deadlines, run.id)
     return
   end
-  redis.call('HSET', run.hash, 'tail', id, 'status', status, 'ended', now)
+  redis.call('HSET', run.hash, 'tail', id, 'status', status, 'ended', now_text)
   if error then
     redis.call('HSET', run.hash, 'error', error)
   end

@@ -119,9 +119,9 @@ local function load_unit()
   unit.id, unit.entry, unit.exec, unit.verb, unit.payload, unit.a, unit.b, unit.c = take(8)
   local run = { id = unit.id, hash = KEYS[key], feed = KEYS[key + 1], channel = KEYS[key + 2], thread = KEYS[key + 3] }
   key = key + 6
-  local h = redis.call('HMGET', run.hash, 'status', 'tail', 'exec', 'settled', 'cancel', 'attempt', 'tries', 'ask', 'owner', 'asks', 'thread')
-  run.status, run.exec, run.settled, run.cancel, run.attempt, run.tries, run.ask = h[1], h[3] or '', h[4], h[5], h[6], h[7], h[8]
-  run.known = { owner = h[9], asks = h[10], thread = h[11] }
+  local h = redis.call('HMGET', run.hash, 'status', 'tail', 'exec', 'settled', 'cancel', 'asks', 'thread')
+  run.status, run.exec, run.settled, run.cancel = h[1], h[3] or '', h[4], h[5]
+  run.known = { owner = unit.entry == '', asks = h[6], thread = h[7] }
   return standing(run, h[2]), unit
 end
 
@@ -137,14 +137,15 @@ local function finish_as(run, status, payload, ...)
   if not id then
     return false
   end
-  redis.call('HSET', run.hash, 'tail', id, 'status', status, 'ended', now, 'exec', '', ...)
+  redis.call('HSET', run.hash, 'tail', id, 'status', status, 'ended', now_text, ...)
   finish(run, run.known, retain_ms, tombstone_ms)
   publish(run)
   return true
 end
 
 local function cancel_instead(run, settled)
-  local attempt = run.attempt and '"attempt":' .. run.attempt .. ',' or ''
+  local attempt = redis.call('HGET', run.hash, 'attempt')
+  attempt = attempt and '"attempt":' .. attempt .. ',' or ''
   local payload = '"type":"run.cancelled",' .. attempt .. '"data":{"reason":' .. (run.cancel or '""') .. '}}'
   return finish_as(run, 'cancelled', payload, 'settled', settled) and 'settled cancelled' or 'corrupt'
 end
@@ -181,9 +182,10 @@ local function put_back(run, unit, settled)
     end
     changes = { 'tail', id }
   end
-  if LOWERS_TRIES[verb] and tonumber(run.tries or 0) > 0 then
+  local tries = LOWERS_TRIES[verb] and tonumber(redis.call('HGET', run.hash, 'tries') or 0) or 0
+  if tries > 0 then
     changes[#changes + 1] = 'tries'
-    changes[#changes + 1] = tonumber(run.tries) - 1
+    changes[#changes + 1] = tries - 1
   end
   if verb == 'retry' or verb == 'later' then
     changes[#changes + 1] = 'due'
@@ -224,16 +226,18 @@ local function settle(run, unit, outputs)
     return return_unstarted(run, unit)
   end
   local settled = unit.exec .. ' ' .. unit.verb
-  if run.exec ~= unit.exec then
-    return run.settled == settled and 'done' or 'stale'
+  if run.settled == settled then
+    return 'done'
+  elseif run.exec ~= unit.exec then
+    return 'stale'
   elseif TERMINAL[run.status] then
     if unit.verb == 'finish' and not outputs.refusal then
       write_outputs(outputs)
     end
     acknowledge_unit(unit)
-    redis.call('HSET', run.hash, 'exec', '', 'settled', settled)
+    redis.call('HSET', run.hash, 'settled', settled)
     return 'closed ' .. run.status
-  elseif unit.verb == 'park' and (run.status ~= 'waiting' or run.ask ~= unit.a) then
+  elseif unit.verb == 'park' and (run.status ~= 'waiting' or redis.call('HGET', run.hash, 'ask') ~= unit.a) then
     return 'answered'
   elseif outputs.refusal then
     return 'refused ' .. outputs.refusal

@@ -46,10 +46,7 @@ local function pending_entries(work, count)
 end
 
 local function tell(run, type, members)
-  local id = add(run, '"type":"' .. type .. '",' .. members, has_groups())
-  run.changes[#run.changes + 1] = 'tail'
-  run.changes[#run.changes + 1] = id
-  return id
+  return add(run, '"type":"' .. type .. '",' .. members, has_groups())
 end
 
 -- The body of a work entry, for the letter that takes its place.
@@ -62,8 +59,9 @@ local function finish_as(run, status, type, members)
   if not tell(run, type, members) then
     return false
   end
-  redis.call('HSET', run.hash, 'status', status, 'ended', now, 'tail', run.changes[#run.changes])
-  finish(run, run.known, retain_ms, tombstone_ms)
+  redis.call('HSET', run.hash, 'status', status, 'ended', now_text, 'tail', run.tail)
+  local h = redis.call('HMGET', run.hash, 'owner', 'asks', 'thread')
+  finish(run, { owner = h[1], asks = h[2], thread = h[3] }, retain_ms, tombstone_ms)
   publish(run)
   return true
 end
@@ -87,16 +85,11 @@ local function begin(run, exec, nonce)
   if not tell(run, 'run.started', '"attempt":' .. attempt .. ',"data":{}}') then
     return nil
   end
-  local changes = run.changes
-  if run.position then -- of the execution before
-    redis.call('HDEL', run.hash, 'exec_pos')
-  end
-  if run.ask and run.ask ~= '' then
-    changes[#changes + 1] = 'ask'
-    changes[#changes + 1] = ''
+  if run.attempt > 0 then -- of the execution before
+    redis.call('HDEL', run.hash, 'exec_pos', 'ask')
   end
   redis.call('HSET', run.hash, 'status', 'running', 'exec', attempt .. '-' .. nonce, 'attempt', attempt, 'tries', whole(run.tries + 1),
-    unpack(changes))
+    'tail', run.tail)
   publish(run)
   touch(run)
   return 'go ' .. attempt .. ' ' .. whole(run.tries + 1)
@@ -104,12 +97,11 @@ end
 
 local function start(work, dead, tries, pending)
   local id, entry, seen, nonce = unpack(ARGV, at, at + 3)
-  local run = { id = id, hash = KEYS[key], feed = KEYS[key + 1], channel = KEYS[key + 2], thread = KEYS[key + 3], changes = {} }
+  local run = { id = id, hash = KEYS[key], feed = KEYS[key + 1], channel = KEYS[key + 2], thread = KEYS[key + 3] }
   at, key = at + 4, key + 4
-  local h = redis.call('HMGET', run.hash, 'status', 'exec', 'attempt', 'tries', 'cancel', 'tail', 'exec_pos', 'ask', 'owner', 'asks', 'thread')
+  local h = redis.call('HMGET', run.hash, 'status', 'exec', 'attempt', 'tries', 'cancel', 'tail')
   local status, exec, cancel = h[1], h[2] or '', h[5]
-  run.attempt, run.tries, run.position, run.ask = tonumber(h[3] or 0), tonumber(h[4] or 0), h[7], h[8]
-  run.known = { owner = h[9], asks = h[10], thread = h[11] }
+  run.attempt, run.tries = tonumber(h[3] or 0), tonumber(h[4] or 0)
   if exec == whole(run.attempt) .. '-' .. nonce then
     if not TERMINAL[status] then
       return 'go ' .. whole(run.attempt) .. ' ' .. whole(run.tries)

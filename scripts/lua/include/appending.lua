@@ -94,14 +94,12 @@ end
 local function load_run(id, field)
   local run = { id = id, changes = {}, hash = KEYS[key], feed = KEYS[key + 1], channel = KEYS[key + 2], thread = KEYS[key + 3] }
   key = key + 4
-  local h = redis.call('HMGET', run.hash, 'status', 'tail', 'exec', 'cancel', 'attempt', 'owner', 'ask', 'start', 'created',
-    'task', 'asks', 'thread', field)
+  local h = redis.call('HMGET', run.hash, 'status', 'tail', 'exec', 'cancel', 'attempt', 'owner', 'ask', 'start', 'created', field)
   run.status, run.exec, run.cancel, run.owner, run.ask, run.start, run.created = h[1], h[3], h[4], h[6], h[7], h[8], h[9]
-  run.task, run.asks, run.in_thread = h[10], h[11], h[12]
   run.attempt = tonumber(h[5] or 0)
   run.parked = run.status == 'waiting' and run.exec == ''
   standing(run, h[2])
-  return run, h[13]
+  return run, h[10]
 end
 
 -- What a queued or started event creates: thread, labels, task.
@@ -119,7 +117,6 @@ local function describe(run, extras)
   if extras.thread ~= '' then
     changes[#changes + 1] = 'thread'
     changes[#changes + 1] = extras.thread
-    run.in_thread = extras.thread
     local latest = redis.call('HGET', run.thread, 'latest')
     if latest and latest ~= run.id then
       changes[#changes + 1] = 'prev'
@@ -141,7 +138,7 @@ end
 
 -- The refusal of an ended run: with its last event's ID, which says when it ended.
 local function closed(run)
-  local tail = run.first_id and whole(run.seq) .. '-' .. whole(run.ms) or run.tail
+  local tail = run.tail
   return 'closed 1 ' .. run.status .. ' ' .. tail
 end
 
@@ -167,7 +164,7 @@ local function judge(run, type, extras, bounded)
     return illegal
   end
   if type == 'run.resumed' and not run.live and run.parked then
-    if not extras.work or extras.task ~= run.task then
+    if not extras.work or extras.task ~= redis.call('HGET', run.hash, 'task') then
       return illegal
     end
     status = 'queued'
@@ -201,8 +198,8 @@ local function apply_lifecycle(run, type, extras, status, id, payload)
     changes[#changes + 1] = value
   end
   if not run.status then
-    set('created', run.ms)
-    run.created = run.ms
+    set('created', run.ms_text)
+    run.created = run.ms_text
   end
   if type == 'run.queued' then
     describe(run, extras)
@@ -222,7 +219,6 @@ local function apply_lifecycle(run, type, extras, status, id, payload)
     set('a:' .. (run.ask or ''), extras.value)
     set('asks', 1)
     set('ask', '')
-    run.asks = true
     if status == 'queued' then -- nobody holds it in memory: it runs again from its first line
       local run_id, queued, body = string.match(redis.call('HGET', bodies, run.id), '^(.-)\n(.-)\n(.*)$')
       redis.call('XADD', extras.work, '*', 'r', run_id, 'i', queued, 'e', body)
@@ -250,7 +246,7 @@ local function apply_lifecycle(run, type, extras, status, id, payload)
     set('status', status)
     run.status = status
     if TERMINAL[status] then
-      set('ended', run.ms)
+      set('ended', run.ms_text)
       run.finished = true
     else
       redis.call('ZADD', index, now, run.id)
@@ -288,7 +284,7 @@ local function write_back(run, position)
   end
   if run.first_id then
     changes[#changes + 1] = 'tail'
-    changes[#changes + 1] = whole(run.seq) .. '-' .. whole(run.ms)
+    changes[#changes + 1] = run.tail
   end
   redis.call('HSET', run.hash, unpack(changes))
   if not run.first_id then
@@ -299,7 +295,8 @@ local function write_back(run, position)
     redis.call('XTRIM', run.feed, 'MAXLEN', '~', feed_limit)
   end
   if run.finished then
-    finish(run, { owner = run.owner, asks = run.asks, thread = run.in_thread }, retain_ms, tombstone_ms)
+    local h = redis.call('HMGET', run.hash, 'asks', 'thread')
+    finish(run, { owner = run.owner, asks = h[1], thread = h[2] }, retain_ms, tombstone_ms)
   end
   publish(run)
 end

@@ -1,6 +1,6 @@
 -- An event enters its run's feed; told to followers at the end of the call.
 --
--- standing(run, tail)       the run with seq and ms of its last event; run: {id, hash, feed, channel}
+-- standing(run, tail)       the run with seq, ms and tail (its ID) of its last event; run: {id, hash, feed, channel}
 -- add(run, payload, logged) the new feed ID, or nil if hash and feed do not belong together: it is the first write of an event,
 --                           and alone can fail on data
 -- publish(run)              what was added, as one message
@@ -10,12 +10,16 @@
 local function standing(run, tail)
   run.seq, run.ms = split_id(tail)
   run.tail = tail or ''
-  run.ms = math.max(run.ms, now)
+  if run.ms <= now then
+    run.ms, run.ms_text = now, now_text
+  else
+    run.ms_text = whole(run.ms)
+  end
   return run
 end
 
 local function add(run, payload, logged)
-  local id = whole(run.seq + 1) .. '-' .. whole(run.ms)
+  local id = whole(run.seq + 1) .. '-' .. run.ms_text
   -- A hash without feed finds no stream; one that fell behind has too small an ID.
   local added
   if run.seq == 0 then
@@ -29,7 +33,7 @@ local function add(run, payload, logged)
   if not added or added.err then
     return nil
   end
-  run.seq = run.seq + 1
+  run.seq, run.tail = run.seq + 1, id
   if logged then
     redis.call('XADD', log, '*', 'r', run.id, 'i', id, 'e', payload)
   end

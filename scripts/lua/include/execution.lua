@@ -36,7 +36,7 @@ local function bury(run, dead, body, failed, dead_limit)
 end
 
 local function touch(run)
-  touched[#touched + 1] = now
+  touched[#touched + 1] = now_text
   touched[#touched + 1] = run.id
 end
 
