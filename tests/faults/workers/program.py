@@ -22,6 +22,7 @@ import uvloop
 
 from processor.core.errors import BacklogFull, ServerError
 from processor.observe.logs import configure
+from processor.worker.worker import Worker
 from tests.faults.workers.tasks import tail
 
 __all__ = ["Produce", "Work", "accepted_in", "produce", "work"]
@@ -45,8 +46,6 @@ def work(order: Work) -> None:
 
 
 async def _work(order: Work) -> None:
-    from processor.worker.worker import Worker
-
     worker = Worker(tail, concurrency=order.concurrency, consumer=order.consumer)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
     log.info("worker_ready", consumer=worker.consumer, pid=os.getpid())

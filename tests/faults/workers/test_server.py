@@ -44,7 +44,7 @@ async def test_killed_server(fsync: Fsync, seconds: float) -> None:
 async def test_away_server_starts_nothing_twice(workers: int) -> None:
     """A server that is away for longer than the visibility timeout: who lives goes on with what it executes."""
     async with the_world(visibility_seconds=VISIBILITY) as world:
-        await world.begin_workers(workers)
+        await world.begin_workers(workers, concurrency=2 * GATED)
         runs = await world.runs_of("work", GATED, gate="g") + await world.runs_of("silent", GATED, gate="g")
         await until(lambda: world.begun(*runs) == len(runs), "all are executed", 20)
         await world.kill_server()
