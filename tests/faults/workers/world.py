@@ -8,6 +8,7 @@ import random
 import secrets
 import signal
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -302,8 +303,10 @@ class World:
 
     async def verdict(self, *, ends: Mapping[str, str] | None = None, deadline: float = 30) -> History:
         """Ends the producers, waits for rest, and asserts that all was done as promised. The history, for more."""
+        begin = time.monotonic()
         await self.stop_producers()
         await self.at_rest(deadline)
+        print(f"  at rest {time.monotonic() - begin:.1f} s after the last order")
         history = await self.history(ends=ends)
         starts = sum(event.type == "run.started" for feed in history.feeds.values() for event in feed)
         print(f"  {len(history.accepted)} accepted, {starts} executions, {len(history.begun)} functions begun")
