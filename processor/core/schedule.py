@@ -99,13 +99,6 @@ class Schedule:
             message = f"timezone is {self.timezone!r}, which is not known here"
             raise _bad("timezone", self.timezone, message, remedy) from error
 
-    @property
-    def when(self) -> str:
-        """For eyes: `*/5 * * * * Europe/Berlin`, `every 90 s`."""
-        if self.every_seconds is not None:
-            return f"every {self.every_seconds:g} s"
-        return f"{self.cron} {self.timezone}" if self.timezone != "UTC" else f"{self.cron}"
-
     def due_times(self, after_ms: int, until_ms: int, *, limit: int | None = None) -> list[int]:
         """Milliseconds since 1970 of all times behind after_ms up to and with until_ms, in order; the first `limit` of them."""
         times = takewhile(lambda due: due <= until_ms, self._times(after_ms))
