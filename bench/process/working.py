@@ -15,6 +15,7 @@ import time
 import uvloop
 
 from bench.process.tasks import CONCURRENCY, Tasks
+from gateway.collector import calm_collector
 from processor.client.tailrace import Tailrace
 from processor.core.settings import Settings
 from processor.observe.logs import configure
@@ -27,6 +28,7 @@ async def _work(options: argparse.Namespace) -> None:
     worker = Worker(tail, concurrency=options.concurrency, tasks=options.tasks and options.tasks.split(","))
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
+    calm_collector()  # as `tailrace worker` does
     cpu = time.process_time()
     if options.burst:
         await worker.run(burst=True)

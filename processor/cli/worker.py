@@ -1,0 +1,171 @@
+"""`tailrace worker`: executes the runs of a Tailrace's tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Collection, Coroutine
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from processor.cli.children import own_command
+from processor.cli.ending import ending
+from processor.cli.exits import NoTask, Usage
+from processor.cli.keeper import Keeper, Kept, keep_together
+from processor.cli.lacking import tell_lacking
+from processor.cli.loading import load_tail, module_of
+from processor.cli.opening import checked
+from processor.cli.options import Options
+from processor.cli.output import Output, output_of
+from processor.cli.parent import Parent
+from processor.cli.serving import serve_on_uvloop
+from processor.cli.voice import Voice
+from processor.core.settings import Settings, shown_url, variable_of
+from processor.observe.logs import configure
+
+if TYPE_CHECKING:
+    from processor.client.tailrace import Tailrace
+    from processor.worker.worker import Worker
+
+__all__ = ["worker", "worker_command"]
+
+
+def worker(
+    ctx: typer.Context,
+    target: Annotated[str, typer.Argument(metavar="MODULE:TAIL", help="For example shop.tasks:tail")],
+    processes: Annotated[int, typer.Option(min=1, max=256, help="So many, kept running.")] = 1,
+    concurrency: Annotated[int, typer.Option(min=1, max=10_000, help="Executions at once, in each process.")] = 100,
+    tasks: Annotated[str | None, typer.Option(help="Only these, by commas: answer,charge")] = None,
+    reload: Annotated[bool, typer.Option("--reload", help="Anew whenever a file that it imported changes.")] = False,
+    burst: Annotated[bool, typer.Option("--burst", help="End when nothing is left to do.")] = False,
+) -> None:
+    """Execute the runs of a module's tasks, with as many other workers as there are."""
+    out = output_of(ctx)
+    if burst and reload:
+        raise Usage("--burst ends by itself, --reload never.", remedy="Give one of them.", field="--burst")
+    _tell_environment(out.options)
+    settings = out.options.settings()
+    configure(settings.log, level="DEBUG" if out.options.verbose else "INFO")
+    if processes > 1 or reload:
+        command = worker_command(out.options, target, concurrency=concurrency, tasks=tasks, burst=burst)
+        kept = Kept(command=command, reload=reload, once=burst, drain_seconds=settings.drain_seconds)
+        raise typer.Exit(serve_on_uvloop(_keep(Voice(out, settings, "tailrace.worker"), kept, processes)))
+    parent = Parent.of_environment()
+    with parent.loading():
+        tail = load_tail(target)
+    chosen = _chosen(tail, tasks, module_of(target))
+    raise typer.Exit(serve_on_uvloop(_execute(out, parent, tail, module_of(target), chosen, concurrency, burst)))
+
+
+def worker_command(
+    options: Options, target: str, *, concurrency: int | None = None, tasks: str | None = None, burst: bool = False
+) -> list[str]:
+    """The same in a process of its own, one of those that are kept."""
+    flags = {"--json": options.json, "--no-color": not options.color, "-q": options.quiet, "-v": options.verbose}
+    words = [flag for flag, given in flags.items() if given]
+    words += ["worker", target]
+    words += ["--concurrency", str(concurrency)] if concurrency is not None else []
+    words += ["--tasks", tasks] if tasks is not None else []
+    words += ["--burst"] if burst else []
+    return own_command(*words)
+
+
+def _tell_environment(options: Options) -> None:
+    """The module reads the environment by itself, and so do the processes that are kept."""
+    for name, value in (("redis_url", options.redis_url), ("namespace", options.namespace)):
+        if value is not None:
+            os.environ[variable_of(name)] = value
+
+
+async def _keep(voice: Voice, kept: Kept, processes: int) -> int:
+    """The supervisor of --processes and --reload. Its processes have consumer names of their own, each a new one."""
+    keepers = [Keeper(kept, voice) for _ in range(processes)]
+
+    def stop(number: int) -> None:
+        for keeper in keepers:
+            keeper.stop(number)
+
+    loop = asyncio.get_running_loop()
+    with ending(lambda number: loop.call_soon_threadsafe(stop, number), patience=2) as end:
+        code = await keep_together(keepers)
+    return end.code if end.by else code
+
+
+def _chosen(tail: Tailrace, tasks: str | None, module: str) -> list[str]:
+    """The tasks that this worker takes. Raises NoTask, Usage."""
+    if not tail.tasks:
+        raise NoTask(
+            f"this worker has no task at all: it imported {', '.join([module, *tail.imports])} and found none.",
+            remedy=f'A task exists once its module is imported: Tailrace(imports=["{module}_more"]), '
+            "or name the module that has them.",
+        )
+    if tasks is None:
+        return sorted(tail.tasks)
+    wanted = [name.strip() for name in tasks.split(",") if name.strip()]
+    unknown = sorted(set(wanted) - set(tail.tasks))
+    if unknown or not wanted:
+        raise Usage(
+            f"--tasks names {', '.join(unknown)}, which {module} does not have." if unknown else "--tasks names none.",
+            remedy=f"It has: {', '.join(sorted(tail.tasks))}.",
+            field="--tasks",
+            value=tasks,
+        )
+    return sorted(set(wanted))
+
+
+async def _execute(
+    out: Output, parent: Parent, tail: Tailrace, module: str, tasks: Collection[str], concurrency: int, burst: bool
+) -> int:
+    from gateway.collector import calm_collector
+    from processor.worker.worker import Worker
+
+    async with checked(tail.settings, writes=True):
+        pass  # its words name where the address came from
+    voice = Voice(out, tail.settings, "tailrace.worker")
+    worker = Worker(tail, concurrency=concurrency, tasks=list(tasks))
+    loop = asyncio.get_running_loop()
+    with ending(lambda _: loop.call_soon_threadsafe(worker.stop)) as end:
+        async with tail:
+            _welcome(voice, tail.settings, worker, module, is_kept=parent.is_there)
+            parent.ready()
+            beside = [parent.keep_telling()]
+            if not burst:
+                beside.append(_tell_lacking(out, tail, module, tasks, people=voice.to_people))
+            calm_collector()  # looking through what was imported takes a sixth of an execution
+            async with _beside(*beside):
+                await worker.run(burst=burst)
+    return end.code
+
+
+@asynccontextmanager
+async def _beside(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """They go on while the block does. What one of them raised comes out behind it."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+async def _tell_lacking(out: Output, tail: Tailrace, module: str, tasks: Collection[str], *, people: bool) -> None:
+    await tell_lacking(out, await tail.session(), module, tasks, people=people)
+
+
+def _welcome(voice: Voice, settings: Settings, worker: Worker, module: str, *, is_kept: bool) -> None:
+    """Its tasks, before it takes the first run. is_kept: who keeps it says the rest."""
+    server, names = shown_url(settings.redis_url or ""), sorted(worker.tasks)
+    sentence = f"{module} has {', '.join(names)}"
+    if not is_kept:
+        sentence += (
+            f"; up to {worker.concurrency} at once, from {server}\n"
+            f"Ctrl-C lets what runs finish, {settings.drain_seconds:g} s at most; a second one ends it at once"
+        )
+    told = {"tasks": names, "consumer": worker.consumer, "concurrency": worker.concurrency, "server": server}
+    voice("worker_ready", sentence, **told)
