@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextvars import ContextVar
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
+from processor.client.calling import executing
 from processor.core.errors import BadEvent, BufferFull
 from processor.core.events import Fields
 from processor.store.executing import Output
 from processor.store.writer import Sent
+
+if TYPE_CHECKING:
+    from processor.client.tailrace import Tailrace
 
 __all__ = ["Effects", "current"]
 
@@ -19,9 +23,14 @@ MAX_BYTES: Final = 512_000
 _current: ContextVar[Effects | None] = ContextVar("tailrace_effects", default=None)
 
 
-def current() -> Effects | None:
-    """Of the execution that the calling code belongs to; None outside of one."""
-    return _current.get()
+def current(tail: Tailrace) -> Effects | None:
+    """Of the execution that the calling code belongs to; None outside of one, in what one left behind, and for a tail of
+    another server or namespace, where nothing can be settled with it."""
+    effects = _current.get()
+    if effects is None:
+        return None
+    here = executing()
+    return effects if here is not None and here.run._tail is tail else None
 
 
 class _Settled:

@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from processor.client.effects import Effects
 from processor.client.owners import Owned
 from processor.core.backoff import GiveUp, Retry, RetryLater
 from processor.core.chain import Outcome
 from processor.core.errors import (
+    IllegalEvent,
     RunCancelled,
     RunClosed,
     RunExists,
@@ -29,9 +31,10 @@ from processor.core.errors import (
     StaleAttempt,
     TailraceError,
 )
-from processor.core.events import Draft, draft
+from processor.core.events import Draft, compose, draft
 from processor.core.json import dumps
 from processor.core.start import start_hash
+from processor.store.executing import Unit
 from processor.store.writer import Sent, Writer, refusal
 
 if TYPE_CHECKING:
@@ -152,6 +155,7 @@ class Execution:
     async def _one_try(self, job: Job) -> bool:
         """Whether the run has ended."""
         stopping = False
+        self._effects = Effects(self._run.id, self._run._put, self._session.producer.max_event_bytes)
         inner = self._inner = asyncio.get_running_loop().create_task(self._call(job))
         if self._cancel_asked:
             inner.cancel()
@@ -172,6 +176,7 @@ class Execution:
         return await self._judge(job, inner)
 
     async def _call(self, job: Job) -> Any:
+        self._effects.begin()
         async with asyncio.timeout(job.timeout_seconds) as limit:
             try:
                 result = await job.function(self._run, **job.arguments)
@@ -189,8 +194,9 @@ class Execution:
             return True
         error = inner.exception()
         if error is None:
-            await self._send(draft("run.finished", inner.result(), attempt=self._run.attempt))
-            return True
+            error = await self._finish(inner.result())
+            if error is None:
+                return True
         if isinstance(error, (RunClosed, StaleAttempt)) and error.run == self._run.id:
             raise error
         if isinstance(error, GiveUp):
@@ -206,6 +212,28 @@ class Execution:
             return True
         await self._retry("error", _words(error), job.retry.delay_seconds(self._failed_tries, random.random()))
         return False
+
+    async def _finish(self, data: bytes) -> IllegalEvent | None:
+        """The end, and with it what goes to other runs. What was refused of that, if something was: then nothing has happened."""
+        if not self._effects:
+            await self._send(draft("run.finished", data, attempt=self._run.attempt))
+            return None
+        assert self._writer is not None
+        unit = Unit(
+            run=self._run.id,
+            task=self._job.task if self._job else "",
+            entry="",
+            exec=self._writer.chain.writer.removeprefix("x:"),
+            verb="finish",
+            payload=compose("run.finished", data, attempt=self._run.attempt),
+            outputs=self._effects.outputs,
+        )
+        answer = await self._session.settle(unit)
+        if answer.word == "refused":
+            return IllegalEvent(f"what the task did to another run was refused: {answer.detail}.", run=self._run.id)
+        if answer.word not in ("settled", "done"):
+            raise refusal(self._run.id, "run.finished", Outcome(answer.word, detail=answer.detail))
+        return None
 
     async def _retry(self, reason: str, error: str | None, delay_seconds: float) -> None:
         due = (datetime.now(UTC) + timedelta(seconds=delay_seconds)).isoformat(timespec="milliseconds")

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from processor.client.calling import executing
-from processor.client.effects import Effects, current
+from processor.client.effects import current
 from processor.client.run import Run
 from processor.core.errors import BadInput
 from processor.core.events import Draft, draft
@@ -56,7 +55,7 @@ async def start_queued(tail: Tailrace, task: str, input: bytes, options: Options
     Raises BadInput, BadName, RunExists, ThreadBusy, BacklogFull, ServerError; in a task BufferFull, BadEvent.
     """
     run: Run[Any] = Run(tail, options.run_id())
-    effects = _effects(tail)
+    effects = current(tail)
     if effects is None:
         await tail.session()
         await put_queued(run, task, input, options)
@@ -64,12 +63,6 @@ async def start_queued(tail: Tailrace, task: str, input: bytes, options: Options
         effects.add(run.id, queued(task, input, options))
         run._not_started = True
     return run
-
-
-def _effects(tail: Tailrace) -> Effects | None:
-    """Of the execution that starts it, if they share a server and a namespace."""
-    here = executing()
-    return current() if here is None or here.run._tail is tail else None
 
 
 async def put_queued(run: Run[Any], task: str, input: bytes, options: Options) -> bool:

@@ -302,11 +302,12 @@ class Run(Generic[R]):
 
     async def answer(self, value: object, *, ask: str | None = None) -> None:
         """Reply to the open ask(), or to the one named (state().ask). Raises IllegalEvent if that one is not open."""
+        if ask is not None:
+            _check_ask(ask, "ask")
         state = await self.state()
         ask = state.ask if ask is None else ask
         if ask is None:
             raise IllegalEvent(f"run {self.id} waits for no answer.", run=self.id, type="run.resumed")
-        _check_ask(ask, "ask")
         encoded = dumps(value)
         data = b'{"ask":%b,"value":%b}' % (dumps(ask), encoded)
         await self._put(draft("run.resumed", data, ask=ask, value=encoded, task=state.task or ""))
@@ -358,7 +359,7 @@ class Run(Generic[R]):
 
     def _put(self, event: Fields) -> Sent:
         if self._live is None and self._open_live is None:
-            effects = current()
+            effects = current(self._tail)
             if effects is not None:
                 return effects.add(self.id, event)
         return self._writer_of(event).put(event)
@@ -404,7 +405,7 @@ class Run(Generic[R]):
     def _close_part(self, type: str, data: object) -> None:
         """The end of a block, which may be left by an exception that must not be replaced by another one."""
         event = draft(type, dumps(data), attempt=self.attempt)
-        if self._live is None and self._open_live is None and (effects := current()) is not None:
+        if self._live is None and self._open_live is None and (effects := current(self._tail)) is not None:
             effects.add(self.id, event)
         else:
             self._writer().put_anyway(event)

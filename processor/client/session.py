@@ -17,7 +17,9 @@ from processor.core.keys import Keyspace, PartitionKeys
 from processor.core.settings import Settings
 from processor.store.append import Appender
 from processor.store.connection import redact, speaking_of
+from processor.store.executing import Settled, Unit, settle_command
 from processor.store.producer import Producer
+from processor.store.relay import Relay
 from processor.store.scripts import Limits, Scripts
 from processor.store.server import Server
 from processor.store.topics import Topics
@@ -51,6 +53,7 @@ class Session:
         self._opened = asyncio.get_running_loop().create_future()
         self._opening: asyncio.Task[None] | None = None
         self._passes: asyncio.Task[None] | None = None
+        self._relaying: set[asyncio.Task[None]] = set()
 
     @property
     def is_foreign(self) -> bool:
@@ -127,10 +130,12 @@ class Session:
         await self.ready_at_last()
         period = min(PASS_SECONDS, self.settings.owner_seconds / 6)
         while True:
-            for partition in self.keys.partitions:
+            relay = Relay(self)
+            for number, partition in enumerate(self.keys.partitions):
                 try:
                     with speaking_of(self.server.address.url):
                         await self.expire(partition)
+                        await relay.relay(number)
                 except ServerUnreachable:
                     break  # the next pass finds the silence
                 except ServerError as error:
@@ -153,6 +158,36 @@ class Session:
         done, _ = await self.scripts.expire(partition, due)
         return done
 
+    # What executions without a worker do to other runs.
+
+    async def settle(self, unit: Unit) -> Settled:
+        """Asked again until the server answers: it tells what it has done already."""
+        partition = self.keys.number(unit.run)
+        script = self.scripts.named("settle")
+        while True:
+            command = settle_command(script, self.limits, self.keys, partition, [unit])
+            try:
+                with speaking_of(self.server.address.url):
+                    answer = Settled.parse((await self.scripts.send(script, command))[0])
+            except ServerError as error:
+                log.warning("settle_waits", error=error.code, message=error.message, run=unit.run)
+                await asyncio.sleep(REOPEN_SECONDS * (0.5 + random.random()))
+            else:
+                break
+        if any(self.keys.number(output.run) != partition for output in unit.outputs):
+            relaying = asyncio.get_running_loop().create_task(self._relay(partition), name="tailrace-relay")
+            self._relaying.add(relaying)
+            relaying.add_done_callback(self._relaying.discard)
+        return answer
+
+    async def _relay(self, partition: int) -> None:
+        """What fails here is relayed by whoever makes the next pass."""
+        try:
+            with speaking_of(self.server.address.url):
+                await Relay(self).relay(partition)
+        except ServerError as error:
+            log.info("relay_waits", error=error.code)
+
     async def flush(self, seconds: float) -> None:
         """Waits until everything written has been taken, so long at most."""
         deadline = asyncio.get_running_loop().time() + seconds
@@ -168,7 +203,9 @@ class Session:
         """Owned runs may end within drain_seconds, then they fail as shutdown; what is written goes out."""
         await self.owners.close(drain_seconds)
         await self.flush(1.0)
-        tasks = [task for task in (self._opening, self._passes) if task is not None]
+        if self._relaying:
+            await asyncio.wait(self._relaying, timeout=1.0)
+        tasks = [task for task in (self._opening, self._passes, *self._relaying) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

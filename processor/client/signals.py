@@ -43,7 +43,7 @@ class _Chained:
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if _held.pop(number, None) is None:
             holds = {hold for tell in list(_told) if (hold := tell(number)) is not None}
-            if holds and not _is_the_loops(self.found):
+            if holds and not _is_the_loops(self.found) and not getattr(self.found, "ends_in_order", False):
                 _held[number] = holds
                 return
         self._go_on(number, frame)
