@@ -24,8 +24,8 @@ local taken, gone = {}, {}
 -- jumped: then all entries look idle, and their consumers get the time to renew them. Whether that time has not passed yet.
 local function note_claim(now)
   local known = redis.call('HMGET', meta, 'claimed', 'claims_quiet')
-  local claimed, quiet = tonumber(known[1] or -1), tonumber(known[2] or now)
-  if claimed < 0 or claimed > now or now - claimed > idle_ms / 2 then
+  local claimed, quiet = tonumber(known[1] or 0), tonumber(known[2] or now)
+  if claimed > now or now - claimed > idle_ms / 2 then
     quiet = now
   end
   redis.call('HSET', meta, 'claimed', now, 'claims_quiet', quiet)

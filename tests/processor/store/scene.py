@@ -82,13 +82,8 @@ class Scene:
 
     def read(self, consumer: str, count: int = 100, task: str = "build") -> list[str]:
         """Entries that the consumer is given."""
-        reply: Any = self.client.execute_command(
-            "XREADGROUP", "GROUP", GROUP, consumer, "COUNT", count, "STREAMS", self.group(task), ">"
-        )
-        if not reply:
-            return []
-        entries = next(iter(reply.values()))[0] if isinstance(reply, dict) else reply[0][1]
-        return [id.decode() for id, _ in entries]
+        reply = self.client.xreadgroup(GROUP, consumer, {self.group(task): ">"}, count=count)
+        return [id.decode() for _, entries in reply for id, _ in entries]
 
     def join(self, consumer: str) -> None:
         """A consumer that has nothing pending."""

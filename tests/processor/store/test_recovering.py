@@ -35,7 +35,7 @@ WEIGHTS: dict[Callable[[Recovering], object], int] = {
     Recovering.look_at_own: 2,
     Recovering.promote: 3,
     Recovering.promote_sent_twice: 1,
-    Recovering.forget: 1,
+    Recovering.forget: 3,
 }
 
 
