@@ -260,3 +260,47 @@ async def test_a_call_from_start_here_is_executed_by_a_worker(tail: Tailrace) ->
         with anyio.fail_after(5):
             run = await parent.start_here()
             assert (await run.result()).startswith(f"{run.id}~")
+
+
+async def test_what_a_task_left_behind_is_no_part_of_it(tail: Tailrace) -> None:
+    """Code that outlives its execution writes, starts and follows as code outside of one: nothing of it is lost."""
+    over = asyncio.Event()
+    left: list[asyncio.Task[str]] = []
+
+    @tail.task
+    async def second(run: Run) -> str:
+        return "done"
+
+    async def later() -> str:
+        await over.wait()
+        await tail.run("other").emit("order.paid", {})
+        return await (await second.start()).result()
+
+    @tail.task
+    async def first(run: Run) -> None:
+        left.append(asyncio.create_task(later()))
+
+    async with working(tail):
+        with anyio.fail_after(5):
+            await (await first.start()).result()
+            over.set()
+            assert await left[0] == "done"
+            assert [event.type async for event in tail.run("other").follow(live=False)] == ["order.paid"]
+
+
+async def test_another_namespace_is_no_part_of_it(tail: Tailrace) -> None:
+    """What a task writes into another namespace goes there at once: it cannot be settled with the task."""
+    other = tail.in_namespace(f"{tail.settings.namespace}-other")
+
+    @tail.task(retry=1)
+    async def first(run: Run) -> str:
+        await other.run("r").log("a line")
+        started = await other.start("elsewhere")
+        return (await started.state()).status
+
+    async with working(tail):
+        with anyio.fail_after(5):
+            assert await (await first.start()).result() == "queued"
+        assert [event.type async for event in other.run("r").follow(live=False)] == ["log"]
+    assert not [state async for state in tail.runs(task="elsewhere")]
+    await other.close()
