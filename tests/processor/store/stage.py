@@ -10,6 +10,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 from redis.asyncio import Redis
@@ -23,7 +24,7 @@ from tests.processor.store.state import TERMINAL, Made, ModelRun, Outcome
 from tests.support.program import ROOT
 from tests.support.servers import TestServer
 
-__all__ = ["LAYOUT", "LIMITS", "Clocked", "Snapshot", "Stage", "expand"]
+__all__ = ["LAYOUT", "LIMITS", "Clocked", "Snapshot", "Stage", "Time", "expand"]
 
 LAYOUT = "1 abcdef"
 LIMITS = Limits(
@@ -87,22 +88,40 @@ class Snapshot(NamedTuple):
     entries: list[bytes]
 
 
+@dataclass
+class Time:
+    """In ms. Stages of one server share it."""
+
+    now: int = 1_700_000_000_000
+    told: int = 0  # what the server takes for it
+
+
 class Stage:
     """Close it. `now` is the server's time in ms and may be set."""
 
-    def __init__(self, server: TestServer, namespace: str, channels: Sequence[str], limits: Limits = LIMITS) -> None:
+    def __init__(
+        self,
+        server: TestServer,
+        namespace: str,
+        channels: Sequence[str],
+        limits: Limits = LIMITS,
+        *,
+        layout: str = LAYOUT,
+        partition: int = 0,
+        time: Time | None = None,
+    ) -> None:
         self.server = server
-        self.keys = PartitionKeys(namespace, 0)
+        self.keys = PartitionKeys(namespace, partition)
         self.limits = limits
-        self.model = Model(LAYOUT, limits)
+        self.layout = layout
+        self.model = Model(layout, limits)
         self.client = cast("Any", server.client())  # redis-py's own types are unions that nobody wants to narrow
-        self.now = 1_700_000_000_000
-        self._told = 0  # what the server takes for the time
+        self._time = time or Time()
         self._entries: list[bytes] = []  # entry IDs of model.log
         self._runner = asyncio.Runner()
         self._redis = Redis.from_url(server.url, protocol=2)
         self.scripts = Clocked(self._redis, limits, shebang=server.kind != "fake")
-        self.client.hset(self.keys.meta, "layout", LAYOUT)
+        self.client.hset(self.keys.meta, "layout", layout)
         self._names = {self.keys.channel(run).encode(): run for run in channels} | {self.keys.ctl.encode(): "ctl"}
         self._pubsub: Any = self.client.pubsub()
         self._pubsub.ssubscribe(SENTINEL, *(name.decode() for name in self._names))
@@ -121,18 +140,27 @@ class Stage:
         self._runner.run(self._redis.aclose())
         self._runner.close()
 
+    @property
+    def now(self) -> int:
+        return self._time.now
+
+    @now.setter
+    def now(self, ms: int) -> None:
+        self._time.now = ms
+
     def run(self, call: Coroutine[Any, Any, T]) -> T:
         self.tell_the_time()
         return self._runner.run(call)
 
     def tell_the_time(self) -> None:
-        if self._told != self.now:
+        if self._time.told != self.now:
             self.client.set(CLOCK, self.now)
-            self._told = self.now
+            self._time.told = self.now
 
     # -- operations on both
 
-    def append(self, batches: Sequence[Batch], layout: str = LAYOUT) -> list[list[Outcome]]:
+    def append(self, batches: Sequence[Batch], layout: str | None = None) -> list[list[Outcome]]:
+        layout = layout or self.layout
         word, found = self.run(self.scripts.append(self.keys, layout, batches))
         expected_word, expected = self.model.append(layout, batches, self.now)
         assert word == expected_word
@@ -355,7 +383,7 @@ class Stage:
         assert {run.decode(): body for run, body in client.hgetall(keys.delayed_body).items()} == bodies
         for task in ("build", "check"):
             entries = [(f[b"r"].decode(), FeedId.parse(f[b"i"]), f[b"e"]) for _, f in client.xrange(keys.work(task))]
-            assert entries == model.work.get(task, [])
+            assert entries == [(entry.run, entry.queued, entry.payload) for entry in model.work.get(task, [])]
         for root in {root_of(run) for run in model.runs}:
             found = {k.decode(): v.decode() for k, v in client.hgetall(keys.thread(root)).items()}
             thread = model.threads.get(root, {})
@@ -369,7 +397,7 @@ class Stage:
     def _compare_meta(self) -> None:
         found = {k.decode(): v.decode() for k, v in self.client.hgetall(self.keys.meta).items()}
         model = self.model
-        assert found.get("layout") == LAYOUT
+        assert found.get("layout") == self.layout
         assert int(found.get("groups", 0)) == len(model.groups)
         bindings: dict[str, int] = {}
         for group in model.groups.values():
@@ -385,4 +413,4 @@ class Stage:
 def _made(line: bytes) -> Made:
     event = json.loads(b"{" + line)
     assert set(event) <= {"type", "attempt", "data"}
-    return Made(event["type"], event["data"]["reason"], event.get("attempt", 0))
+    return Made(event["type"], event["data"].get("reason", ""), event.get("attempt", 0))

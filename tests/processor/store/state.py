@@ -9,7 +9,19 @@ from typing import NamedTuple
 from processor.core.cursor import FeedId
 from processor.core.events import Draft
 
-__all__ = ["ENDS", "TERMINAL", "Extras", "Group", "Made", "ModelRun", "Outcome", "Position", "extras_of", "next_status"]
+__all__ = [
+    "ENDS",
+    "TERMINAL",
+    "Extras",
+    "Group",
+    "Made",
+    "ModelRun",
+    "Outcome",
+    "Position",
+    "WorkEntry",
+    "extras_of",
+    "next_status",
+]
 
 ENDS = {"run.finished": "succeeded", "run.failed": "failed", "run.cancelled": "cancelled"}
 TERMINAL = set(ENDS.values())
@@ -41,6 +53,17 @@ class Position(NamedTuple):
 
 
 @dataclass
+class WorkEntry:
+    """A run that waits for a worker, or that one has in its hands."""
+
+    run: str
+    queued: FeedId
+    payload: bytes
+    id: str = ""  # the server's; learned after the call that added it
+    consumer: str = ""  # which has it pending
+
+
+@dataclass
 class Group:
     delivered: int  # index of the last entry given out
     when_behind: str
@@ -63,6 +86,7 @@ class ModelRun:
     exec_position: Position = Position()  # noqa: RUF009  immutable
     feed_gone: bool = False  # a tombstone
     broken: bool = False  # hash and feed do not belong together
+    honest: int = 0  # failed tries and lost owners, to compare `tries` with; no field of the hash
 
     @property
     def tail(self) -> FeedId:
@@ -75,6 +99,14 @@ class ModelRun:
     @property
     def attempt(self) -> int:
         return int(self.fields.get("attempt", 0))
+
+    @property
+    def tries(self) -> int:
+        return int(self.fields.get("tries", 0))
+
+    @property
+    def exec(self) -> str:
+        return self.fields.get("exec", "")
 
     def id_of(self, position: Position, number: int) -> FeedId | None:
         found = position.ids.get(number)
@@ -127,7 +159,7 @@ def extras_of(draft: Draft) -> Extras:
     if draft.type == "run.waiting":
         return Extras(ask=texts[0])
     if draft.type == "run.resumed":
-        return Extras(ask=texts[0], value=texts[1])
+        return Extras(texts[2], ask=texts[0], value=texts[1])
     if draft.type == "run.failed":
         return Extras(error=texts[0])
     return Extras()

@@ -34,9 +34,10 @@ def _data(number: int) -> bytes:
 class Steps:
     """Every public method is a step."""
 
-    def __init__(self, stage: Stage, data: st.DataObject) -> None:
+    def __init__(self, stage: Stage, data: st.DataObject, runs: Sequence[str] = RUNS) -> None:
         self._stage = stage
         self._data = data
+        self._runs = runs
         self._calls: list[list[Batch]] = []  # sent before, to be executed again
         self._snapshots: list[Snapshot] = []
         self._due: list[str] = []
@@ -50,14 +51,14 @@ class Steps:
     def _flip(self) -> bool:
         return self._data.draw(st.booleans())
 
-    def _run(self, *, of: Sequence[str] = RUNS) -> str:
+    def _run(self, *, of: Sequence[str] = ()) -> str:
         """Mostly one that has not ended."""
-        model = self._stage.model
+        model, of = self._stage.model, of or self._runs
         open_ = [run for run in of if run not in model.runs or model.runs[run].status not in TERMINAL]
         return self._one([*open_, *open_, *open_, *of])
 
     def _executed(self) -> list[str]:
-        return [run for run in RUNS if self._exec_of(run)]
+        return [run for run in self._runs if self._exec_of(run)]
 
     def _status(self, run: str) -> str | None:
         known = self._stage.model.runs.get(run)
@@ -160,14 +161,15 @@ class Steps:
         """The owner of a run begins again."""
         if executed := self._executed():
             run = self._run(of=executed)
-            self._begin(run, self._stage.model.runs[run].fields["owner"])
+            self._begin(run, self._stage.model.runs[run].fields.get("owner", "me"))
 
     def answer(self) -> None:
         """The answer to an open question."""
         if waiting := [name for name, run in self._stage.model.runs.items() if run.status == "waiting"]:
             run = self._one(waiting)
             ask = self._one((self._stage.model.runs[run].fields["ask"], "", *ASKS))
-            event = draft("run.resumed", _data(next(self._serial)), ask=ask, value=b'["yes"]')
+            task = self._one((self._stage.model.runs[run].fields.get("task", ""), "", "check"))
+            event = draft("run.resumed", _data(next(self._serial)), ask=ask, value=b'["yes"]', task=task)
             self._send(self._batch(run, "p:one", [event, *self._plain()], faults=False))
 
     def end(self) -> None:
@@ -208,11 +210,11 @@ class Steps:
         self._stage.renew([*owned[: self._one((0, 1, 5))], (self._run(), self._one(("me", "me", "you")))])
 
     def cancel(self) -> None:
-        self._stage.cancel(self._run(of=self._executed() or RUNS if self._flip() else RUNS))
+        self._stage.cancel(self._run(of=self._executed() if self._flip() else ()))
 
     def expire(self) -> None:
         """A pass; it looks at what the last one named, or at more."""
-        self._due = self._stage.expire(RUNS if self._flip() else self._due)
+        self._due = self._stage.expire(self._runs if self._flip() else self._due)
 
     def time_passes(self) -> None:
         self._stage.now += self._one(TIMES)
@@ -230,12 +232,12 @@ class Steps:
         if self._stage.model.owners:
             for ms in (40_000, 9_000):
                 self._stage.now += ms
-                self._stage.expire(RUNS)
+                self._stage.expire(self._runs)
 
     def outlive_the_grace(self) -> None:
         if any("cancel" in run.fields for run in self._stage.model.runs.values()):
             self._stage.now += 21_000
-            self._stage.expire(RUNS)
+            self._stage.expire(self._runs)
 
     # -- groups
 
