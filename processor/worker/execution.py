@@ -299,6 +299,12 @@ class Execution:
             log.warning("execution_lost", run=self.taken.run, attempt=self._begun.attempt, why=answer)
             self._stop("drop")
 
+    def abandon(self) -> None:
+        """As if the process had been killed: what its function still writes reaches nobody."""
+        if self._writer is not None:
+            self._writer.chain.abandon()
+        self._stop("drop")
+
     def hurry(self) -> None:
         """Cancels it once more: what it does to clean up takes too long."""
         self._cancel_inner()

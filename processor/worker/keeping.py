@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,8 +19,11 @@ from processor.store.relay import Relay
 from processor.store.scripts import Held, renew_command
 from processor.store.space import ms_of
 from processor.store.workers import ANNOUNCE_SECONDS, announce, tell_stopped, worker_here
+from processor.worker.duties import duties
 from processor.worker.gate import Gate
 from processor.worker.passes import Passes
+from processor.worker.scheduler import keep_registered
+from processor.worker.singletons import Singletons
 
 if TYPE_CHECKING:
     from processor.worker.worker import Worker
@@ -72,20 +76,27 @@ class Keeping:
         self._renewal = Renewal(self._session.server.address.url, script, seconds, self._renewals)
         self._state = worker_here(worker.consumer, worker.tasks, places=worker.concurrency)
 
-    async def start(self) -> None:
-        """Returns when cancels are heard. Raises ServerError."""
+    async def start(self, *, alone: bool) -> None:
+        """Returns when cancels are heard. alone: time does nothing by itself (a sandbox's is virtual). Raises ServerError."""
         for keys in self._session.keys.partitions:
             control = self._controls[keys.ctl] = _Control(self)
             await self._session.server.channels.subscribe(keys.ctl, control)
         with speaking_of(self._session.server.address.url):
             self._state = await announce(self._session, self._state)
         self._renewal.start()
-        beside = {"passes": self.passes.run(self._stop), "sweep": self._sweep(), "announce": self._announce()}
+        beside: dict[str, Coroutine[Any, Any, None]] = {"sweep": self._sweep()}
+        if not alone:
+            beside |= {
+                "passes": self.passes.run(self._stop),
+                "announce": self._announce(),
+                "schedules": keep_registered(self._session, self._worker.tasks.values(), self._stop),
+                "singletons": Singletons(self._session, duties(self._worker.tail)).run(self._stop),
+            }
         self._tasks = [self._loop.create_task(work, name=f"tailrace-{name}") for name, work in beside.items()]
 
     async def close(self) -> None:
         self._stop.set()
-        await asyncio.wait(self._tasks[:1], timeout=STOP_SECONDS)  # a pass that is under way
+        await asyncio.wait(self._tasks, timeout=STOP_SECONDS)  # what is under way, above all a pass
         beside = [*self._tasks, *self._relaying.values()]
         for task in beside:
             task.cancel()
@@ -137,7 +148,7 @@ class Keeping:
     # Time limits.
 
     async def _sweep(self) -> None:
-        while True:
+        while not self._stop.is_set():
             await asyncio.sleep(SWEEP_SECONDS)
             self.sweep()
 
@@ -149,6 +160,11 @@ class Keeping:
                 execution.park()
             elif waits is None and now >= execution.deadline:
                 execution.time_out()
+
+    @property
+    def relays(self) -> bool:
+        """Whether something is on its way to another partition."""
+        return bool(self._relaying)
 
     # Relays.
 
@@ -182,8 +198,9 @@ class Keeping:
     # Others.
 
     async def _announce(self) -> None:
-        while True:
-            await asyncio.sleep(ANNOUNCE_SECONDS)
+        while not self._stop.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), ANNOUNCE_SECONDS)
             try:
                 with speaking_of(self._session.server.address.url):
                     running = replace(self._state, running=self._worker.places.taken)

@@ -93,8 +93,11 @@ class Worker:
 
     # Opening.
 
-    async def open(self) -> None:
-        """Connects, and begins what goes on beside the main step. Raises ServerError, NotConfigured."""
+    async def open(self, *, alone: bool = False) -> None:
+        """Connects, and begins what goes on beside the main step. Raises ServerError, NotConfigured.
+
+        alone: nothing goes on that time would cause; the caller moves it (a sandbox).
+        """
         self.session = session = await self.tail.session()
         address = session.server.address
         self._reads, self._calls = Line(address, "tailrace-read"), Line(address, "tailrace-work")
@@ -107,7 +110,7 @@ class Worker:
         self._keeping = Keeping(self, self._free, self._take_over, self._gate)
         settle = session.scripts.named("settle")
         self._settling = Settling(self._calls, settle, session.limits, lambda: session.keys, self._keeping.relay_soon)
-        await self._keeping.start()
+        await self._keeping.start(alone=alone)
 
     async def close(self) -> None:
         """Drains, and ends what goes on beside the main step."""
@@ -226,6 +229,35 @@ class Worker:
             await self._change(0.05)
             return False
         return not await self._keeping.due_within(DUE_SOON_MS)
+
+    # Driven from outside, by a sandbox.
+
+    async def work_until_idle(self) -> None:
+        """Everything that can be done now is done; what waits for an answer, or for time to pass, stays."""
+        while True:
+            await self._keeping.passes.promote_all()
+            idle = await self.step(block=False)
+            await self._starting.done()
+            if self._keeping.relays or any(not execution.ask for execution in self.registry):
+                await self._change(0.02)
+            elif idle:
+                return
+
+    async def look_once(self) -> None:
+        """One pass over everything: what is idle is taken over, what is lost or silent ends."""
+        await self._keeping.passes.look_once()
+
+    async def crash(self) -> None:
+        """As if this process had been killed: its functions are not heard of any more, and nothing is settled."""
+        self.stopping.set()
+        executions = list(self.registry)
+        for execution in executions:
+            execution.abandon()
+        await asyncio.gather(*(execution.ended() for execution in executions))
+        await self._keeping.close()
+        await self._settling.close()
+        self._reads.close()
+        self._calls.close()
 
     # Taking over.
 
