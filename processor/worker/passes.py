@@ -126,7 +126,10 @@ class Passes:
             if self._is_new(name, error.message):
                 log.warning("pass_failed", step=name, error=error.message)
             return not isinstance(error, ServerUnreachable)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
             if self._is_new(name, repr(error)):
                 log.exception("pass_failed", step=name)
         else:

@@ -159,6 +159,31 @@ async def test_no_error_ends_them(place: Place) -> None:
     assert (told["step"], told["exc_info"]) == ("broken", True)
 
 
+async def test_a_cancelled_step_does_not_end_them(place: Place) -> None:
+    """Something that a step waited for was cancelled; nobody cancelled the passes."""
+
+    def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    calls, step = counted(cancelled)
+    with structlog.testing.capture_logs() as logs:
+        async with running(place.passes(step=step)):
+            await until(lambda: len(calls) > 2, "it was tried three times")
+    assert [told["step"] for told in events(logs, "pass_failed")] == ["step"]
+
+
+async def test_cancelling_ends_them(place: Place) -> None:
+    """At once, and everything that they began."""
+    calls, step = counted(lambda: None)
+    task = asyncio.create_task(place.passes(step=step).run(asyncio.Event()))
+    await until(lambda: calls, "they run")
+    task.cancel()
+    with anyio.fail_after(5):
+        await asyncio.wait([task])
+    assert task.cancelled()
+    assert not [other for other in asyncio.all_tasks() if other.get_name() in ("tailrace-look", "tailrace-promote")]
+
+
 async def test_what_takes_entries_may_fail(place: Place) -> None:
     """The worker's own fault does not end the passes either; the entries are its own, for `own` to find."""
     entry = await place.given("gone")
