@@ -11,6 +11,7 @@ from processor.store.scripts import load_script
 from tests.faults.workers.oracle import judge_once
 from tests.faults.workers.world import LONG_SECONDS, the_world
 from tests.support.proxy import Break, How, Plan, fault_proxy
+from tests.support.until import until
 
 SHORT_OR_LONG = pytest.mark.parametrize(
     "seconds",
@@ -47,12 +48,16 @@ async def test_reply_cut_off(asked: str) -> None:
 
 @SHORT_OR_LONG
 async def test_cut_connections(seconds: float) -> None:
-    """Every connection of every worker breaks sooner or later, in mid-reply: nothing is lost, no effect lands twice."""
+    """Every connection of every worker breaks sooner or later, in mid-reply: nothing is lost, no effect lands twice.
+
+    In the long one some fall silent: that costs ten seconds each until it is noticed.
+    """
+    weights = [6, 6, 0 if seconds < LONG_SECONDS else 1]
     async with the_world(visibility_seconds=1.0) as world, fault_proxy(world.server.socket) as proxy:
 
         def plan(number: int) -> Break:
-            how = world.rng.choices(HOWS, [6, 6, 1])[0]
-            return Break(after=world.rng.choice([0, world.rng.randint(1, 100), world.rng.randint(1, 20_000)]), how=how)
+            after = world.rng.choice([0, world.rng.randint(1, 100), world.rng.randint(1, 20_000)])
+            return Break(after, world.rng.choices(HOWS, weights)[0])
 
         await world.begin_workers(3, url=proxy.url)
         await world.begin_producer(pause=0.02)
@@ -61,9 +66,27 @@ async def test_cut_connections(seconds: float) -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             await asyncio.sleep(world.rng.uniform(0, 0.6))
-            proxy.break_all(world.rng.choices(HOWS, [6, 6, 1])[0])
+            proxy.break_all(world.rng.choices(HOWS, weights)[0])
         proxy.plan = None
         proxy.break_all("reset")
-        await world.verdict()
+        await world.verdict(deadline=90)
         print(f"  {proxy.broke} of {proxy.opened} connections broke")
         assert proxy.broke >= 10
+
+
+@pytest.mark.parametrize("seconds", [0.0, pytest.param(30.0, marks=pytest.mark.soak)], ids=["short", "long"])
+async def test_half_open_connections(seconds: float) -> None:
+    """A worker whose network fell silent in mid-work loses it to another; hearing again, it changes nothing."""
+    async with the_world(visibility_seconds=1.0) as world, fault_proxy(world.server.socket) as proxy:
+        cut_off = await world.begin_worker(url=proxy.url)
+        runs = await world.runs_of("work", RUNS // 3, gate="g")
+        await until(lambda: world.begun(*runs) == len(runs), "the first worker executes all of them", 20)
+        proxy.break_all("silent")
+        await world.begin_worker()
+        await until(lambda: world.begun(*runs) == 2 * len(runs), "the second worker has taken all of them over", 20)
+        world.open_gate("g")
+        if seconds:  # time enough for the first worker to notice
+            await until(lambda: "appends_go_on" in cut_off.said, "the first worker hears again", seconds)
+            await world.stop_worker(cut_off, 60)
+        history = await world.verdict()
+        assert [feed[-1].attempt for feed in history.feeds.values()] == [2] * len(runs)

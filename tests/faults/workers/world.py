@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import secrets
+import shutil
 import signal
 import tempfile
 import time
@@ -37,7 +38,7 @@ Fsync = Literal["always", "everysec"]
 
 
 def seed_of_day() -> str:
-    """FAULTS_SEED repeats a run's plan."""
+    """FAULTS_SEED repeats a run's plan; FAULTS_KEEP names a folder that gets the logs."""
     seed = os.environ.get("FAULTS_SEED") or secrets.token_hex(4)
     print(f"FAULTS_SEED={seed}")
     return seed
@@ -290,16 +291,8 @@ class World:
 
     def bugs(self) -> list[str]:
         """Exceptions that processes logged: a fault of the server is none, a function that was told to fail neither."""
-        lines = [
-            (forked.name, line)
-            for forked in [*self.gone, *self.workers.values(), *(forked for _, forked in self.producers)]
-            for line in forked.said.splitlines()
-        ]
-        return [
-            f"{name} logged: {line[:3000]}"
-            for name, line in lines
-            if ("Traceback" in line or "never retrieved" in line) and "as it was told to" not in line
-        ]
+        processes = [*self.gone, *self.workers.values(), *(forked for _, forked in self.producers)]
+        return [f"{forked.name} logged: {found[:3000]}" for forked in processes for found in _tracebacks(forked.said)]
 
     async def verdict(self, *, ends: Mapping[str, str] | None = None, deadline: float = 30) -> History:
         """Ends the producers, waits for rest, and asserts that all was done as promised. The history, for more."""
@@ -323,6 +316,17 @@ class World:
         self._thread.shutdown()
 
 
+def _tracebacks(said: str) -> list[str]:
+    """Lines with an exception, and what was printed behind them until the next line of the log."""
+    found: list[str] = []
+    for line in said.splitlines():
+        if ("Traceback" in line or "never retrieved" in line) and "as it was told to" not in line:
+            found.append(line)
+        elif found and not line.startswith("{"):
+            found[-1] += f"\n{line}"
+    return found
+
+
 @asynccontextmanager
 async def the_world(
     *, server: Callable[[Path], Daemon] | None = None, fsync: Fsync = "everysec", **settings: object
@@ -338,3 +342,5 @@ async def the_world(
         finally:
             await world.blocking(world.kill_all)
             world.close()
+            if keep := os.environ.get("FAULTS_KEEP"):
+                shutil.copytree(folder, Path(keep) / world.seed, ignore=shutil.ignore_patterns("s", "appendonlydir"))
