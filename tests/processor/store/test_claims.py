@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -105,6 +106,23 @@ def test_two_claimers_share_nothing(scene: Scene, monkeypatch: pytest.MonkeyPatc
     )
     assert scene.settled_look(scene.claims()) == []
     assert scene.owners() == {entry: "other"}
+
+
+def test_each_entry_goes_to_one_of_many(scene: Scene) -> None:
+    """Eight workers look at the same time, each with room for all."""
+    entries = scene.given("gone", *(f"r{i}" for i in range(40)))
+    for entry in entries:
+        scene.let_idle(entry)
+    scene.client.hset(scene.part.meta, mapping={"claimed": scene.now, "claims_quiet": scene.now - VISIBILITY_MS})
+    taken: list[Taken] = []
+    workers = [scene.claims(f"w{i}") for i in range(8)]
+
+    async def look_all() -> None:
+        await asyncio.gather(*(worker.look(["build"], lambda task: 100, taken.extend) for worker in workers))
+
+    scene.run(look_all())
+    assert sorted(runs(taken)) == sorted(f"r{i}" for i in range(40))
+    assert set(scene.owners().values()) <= {f"w{i}" for i in range(8)}
 
 
 def test_a_claim_whose_answer_was_lost_is_told_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
