@@ -17,12 +17,12 @@ from processor.store.embedded import until_parent_dies
 __all__ = ["Child", "own_command"]
 
 
-def own_command(*words: str) -> list[str]:
-    """`tailrace` with these words, by this interpreter, as a process of its own."""
+def own_command(*words: str, module: str = "processor.cli.main") -> list[str]:
+    """`tailrace`, or another module of ours, with these words, by this interpreter, as a process of its own."""
     root = Path(__file__).parents[2]
     # -P: a folder `processor` of the user's project must not stand in front of ours
     safely = [] if root == Path.cwd() else ["-P"]
-    return [sys.executable, *safely, "-m", "processor.cli.main", *words]
+    return [sys.executable, *safely, "-m", module, *words]
 
 
 TELLING_SECONDS: Final = 1.0

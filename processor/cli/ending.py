@@ -19,7 +19,9 @@ ENDING: Final = (signal.SIGINT, signal.SIGTERM)
 class Ending:
     """`by`: the signal that came first, 0 for none."""
 
-    def __init__(self, tell: Callable[[int], None], patience: int) -> None:
+    ends_in_order = True  # for processor.client.signals: who is told need not be held back until others have ended
+
+    def __init__(self, tell: Callable[[int], object], patience: int) -> None:
         self.by = 0
         self._tell, self._patience = tell, patience
 
@@ -40,7 +42,7 @@ class Ending:
 
 
 @contextmanager
-def ending(tell: Callable[[int], None], *, patience: int = 1) -> Iterator[Ending]:
+def ending(tell: Callable[[int], object], *, patience: int = 1) -> Iterator[Ending]:
     """Calls tell(signal number) in the main thread, between two of its instructions; after `patience` calls the next signal
     ends the process at once."""
     one = Ending(tell, patience)

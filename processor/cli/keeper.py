@@ -87,11 +87,13 @@ class Keeper:
 
     async def _until_it_ends(self, child: Child) -> Child:
         """The process that had the place last: it has ended, unless stop() was called."""
-        while True:
-            self._tell("process_ready", f"runs as process {child.pid}", pid=child.pid)
-            if not await self._lives_until_changed(child):
-                return child
+        self._tell_ready(child)
+        while await self._lives_until_changed(child):
             child = await self._replaced(child)
+        return child
+
+    def _tell_ready(self, child: Child) -> None:
+        self._tell("process_ready", f"runs as process {child.pid}", pid=child.pid)
 
     async def _lives_until_changed(self, child: Child) -> bool:
         """False when it ended or is to end; True when its files changed."""
@@ -108,6 +110,7 @@ class Keeper:
         """A process with the code of now, while the old one drains; the old one where the new does not come up."""
         new = await self._start()
         if await new.came_up():
+            self._tell_ready(new)
             _end(old, signal.SIGTERM, self._kept.drain_seconds + KILL_SECONDS)
             return new
         # the same fault need not be told again

@@ -26,6 +26,7 @@ from processor.cli.show import show
 from processor.cli.start import start
 from processor.cli.tail import tail
 from processor.cli.up import up
+from processor.cli.worker import worker
 from processor.core.errors import TailraceError
 from processor.observe.logs import configure
 
@@ -84,7 +85,7 @@ def _all(
 
 _PANELS = {
     "Begin": (demo, up, doctor, settings),
-    "Run": (gateway,),
+    "Run": (worker, gateway),
     "Produce": (start, emit, exec_),
     "Watch": (runs, show, tail, cancel),
     "Debug": (replay,),

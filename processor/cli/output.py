@@ -111,7 +111,15 @@ class Output:
             told = {"error": error.code, "message": error.message, "remedy": error.remedy}
             sys.stderr.write(dumps(told).decode() + "\n")  # a word of the command line may be no UTF-8
             return
-        text = Text.assemble((f"error[{error.code}]", "bold red"), f": {error.message}")
+        self._tell(Text(f"error[{error.code}]", "bold red"), error)
+
+    def warning(self, error: TailraceError) -> None:
+        """The same, of what does not end the command; for eyes."""
+        if not self.options.quiet:
+            self._tell(Text(f"warning[{error.code}]", "bold yellow"), error)
+
+    def _tell(self, head: Text, error: TailraceError) -> None:
+        text = Text.assemble(head, f": {error.message}")
         if error.remedy:
             text.append("\n  " + error.remedy.replace("\n", "\n  "))
         self._talk.print(_harmless(text))

@@ -39,6 +39,10 @@ class Parent:
         text = os.environ.pop(TELL_VARIABLE, "")
         return cls(int(text) if text.isdigit() else None)
 
+    @property
+    def is_there(self) -> bool:
+        return self._fd is not None
+
     @contextmanager
     def loading(self) -> Iterator[None]:
         """Tells which files the block imported, also where it fails."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from processor.cli.exits import PortTaken
 from processor.core.errors import SettingsError
 
-__all__ = ["Holder", "holder_of", "http_url", "listen"]
+__all__ = ["Holder", "holder_of", "http_url", "listen", "listen_from", "port_of"]
 
 BACKLOG = 4096  # a deploy brings all tabs back at once
 _LISTEN = "0A"  # state in /proc/net/tcp
@@ -67,6 +67,20 @@ def listen(host: str, port: int, command: str) -> socket.socket:
         ) from error
     listener.set_inheritable(False)
     return listener
+
+
+def port_of(listener: socket.socket) -> int:
+    return int(listener.getsockname()[1])
+
+
+def listen_from(host: str, port: int, command: str) -> socket.socket:
+    """A socket that listens on this port or the next one that is free. Raises PortTaken where none of twenty is, SettingsError."""
+    for candidate in range(port, min(port + 19, 65535)):
+        try:
+            return listen(host, candidate, command)
+        except PortTaken:
+            continue
+    return listen(host, min(port + 19, 65535), command)
 
 
 def _taken(host: str, port: int, command: str) -> PortTaken:

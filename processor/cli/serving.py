@@ -7,7 +7,7 @@ import math
 import os
 import signal
 import socket
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -23,7 +23,16 @@ if TYPE_CHECKING:
     from gateway.auth import Authorize
     from processor.client.tailrace import Tailrace
 
-__all__ = ["Web", "app_of_environment", "authorize_for", "config_for", "gateway_app", "serve_on_uvloop"]
+__all__ = [
+    "PROTOCOL",
+    "Web",
+    "app_of_environment",
+    "authorize_for",
+    "config_for",
+    "gateway_app",
+    "grace_seconds",
+    "serve_on_uvloop",
+]
 
 T = TypeVar("T")
 CONSOLE_VARIABLE = "TAILRACE_CONSOLE"  # between a gateway and its own --workers processes
@@ -78,17 +87,24 @@ def config_for(app: Any, settings: Settings, *, factory: bool = False, workers: 
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=75,  # above the 60 s of most proxies, which must be the ones that close
-        timeout_graceful_shutdown=max(1, math.ceil(settings.drain_seconds)),
+        timeout_graceful_shutdown=grace_seconds(settings),
     )
+
+
+def grace_seconds(settings: Settings) -> int:
+    """What requests have at the end; streams end at once."""
+    return max(1, math.ceil(settings.drain_seconds))
 
 
 class Web(uvicorn.Server):
     """uvicorn that returns from serve() when asked to end, instead of dying of the same signal again.
 
-    So that what comes behind it, the runs of this process and the embedded server, ends in order. `ended_by` says what.
+    So that what comes behind it, the runs of this process and the embedded server, ends in order. `ended_by` says what;
+    `on_end` is called with each signal.
     """
 
     ended_by: int = 0
+    on_end: Callable[[int], object] | None = None
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -101,6 +117,8 @@ class Web(uvicorn.Server):
 
     def _end(self, number: int, frame: FrameType | None) -> None:
         self.ended_by = self.ended_by or number
+        if self.on_end is not None:
+            self.on_end(number)
         self.handle_exit(number, frame)
 
     async def on(self, listener: socket.socket, tail: Tailrace) -> int:

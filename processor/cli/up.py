@@ -1,4 +1,4 @@
-"""`tailrace up`: a server if none is set, and the gateway with its console, for development."""
+"""`tailrace up`, for development: a server if none is set, the gateway with its console, a worker and the user's web app."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ import typer
 from processor.cli.exits import DONE, INTERRUPTED
 from processor.cli.opening import checked
 from processor.cli.output import Output, output_of
-from processor.cli.ports import http_url, listen
+from processor.cli.parts import Parts
+from processor.cli.ports import http_url, listen, listen_from, port_of
 from processor.cli.serving import Web, authorize_for, config_for, gateway_app, serve_on_uvloop
 from processor.core.settings import Settings, shown_url
 from processor.observe.logs import configure
@@ -30,18 +31,41 @@ __all__ = ["Place", "place", "show_page", "supervised", "up"]
 
 def up(
     ctx: typer.Context,
+    target: Annotated[
+        str | None, typer.Argument(metavar="[MODULE:TAIL]", help="Its tasks get a worker: shop.tasks:tail")
+    ] = None,
+    web: Annotated[str | None, typer.Option(metavar="MODULE:APP", help="Your web app: shop.web:app")] = None,
     host: Annotated[str | None, typer.Option(help="Instead of TAILRACE_HOST (127.0.0.1).")] = None,
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Instead of TAILRACE_PORT (8600); 0: a free one.")
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Instead of TAILRACE_DATA_DIR (.tailrace).")] = None,
+    no_reload: Annotated[
+        bool, typer.Option("--no-reload", help="Worker and web app stay as they are when files change.")
+    ] = False,
     no_open: Annotated[bool, typer.Option("--no-open", help="Print the console's address, open no browser.")] = False,
 ) -> None:
-    """Development: a server if none is set, the gateway and the console. Others find it by .tailrace/."""
+    """Development: a server if none is set, gateway, console, worker and your web app. Others find it by .tailrace/."""
     out = output_of(ctx)
-    with place(out, "tailrace up", host=host, port=port, data_dir=data_dir) as here:
-        ended_by = serve_on_uvloop(_up(out, here, open_page=not no_open))
+    with place(out, "tailrace up", host=host, port=port, data_dir=data_dir) as here, web_place(here, web) as listener:
+        parts = Parts(out, here.settings, target, web, listener, reload=not no_reload)
+        ended_by = serve_on_uvloop(_up(out, here, parts, open_page=not no_open))
     raise typer.Exit(INTERRUPTED if ended_by == signal.SIGINT else DONE)
+
+
+@contextmanager
+def web_place(here: Place, web: str | None) -> Iterator[socket.socket | None]:
+    """The socket of the user's web app, on the next free port, and what the gateway must know of it. Raises PortTaken."""
+    if web is None:
+        yield None
+        return
+    with listen_from(here.settings.host, here.settings.port + 1, "tailrace up") as listener:
+        origins = (
+            *here.settings.cors_origins,
+            *(f"http://{name}:{port_of(listener)}" for name in ("127.0.0.1", "localhost")),
+        )
+        here.settings = here.settings.changed("--web", cors_origins=origins)
+        yield listener
 
 
 class Place:
@@ -70,7 +94,7 @@ def place(out: Output, command: str, *, host: str | None, port: int | None, data
     authorize_for(settings)
     configure(settings.log, level="INFO" if out.options.verbose else "WARNING")
     with listen(settings.host, settings.port, command) as listener:
-        settings = settings.changed("--port", port=listener.getsockname()[1])
+        settings = settings.changed("--port", port=port_of(listener))
         with _server(out, settings) as (settings, server):
             here = Place(settings, listener, server)
             if server is not None:
@@ -127,22 +151,26 @@ async def supervised(server: EmbeddedServer | None) -> AsyncIterator[None]:
             await watch
 
 
-async def _up(out: Output, here: Place, *, open_page: bool) -> int:
+async def _up(out: Output, here: Place, parts: Parts, *, open_page: bool) -> int:
     from processor.client.tailrace import Tailrace
 
     async with supervised(here.server), Tailrace(settings=here.settings) as tail:
         web = Web(config_for(gateway_app(tail, console=True), here.settings))
-        show_page(out, here.url, open_page=open_page)
-        return await web.on(here.listener, tail)
+        show_page(out, here.url, web=parts.url, open_page=open_page)
+        async with parts.running() as stop:
+            web.on_end = stop
+            return await web.on(here.listener, tail)
 
 
-def show_page(out: Output, url: str, *, open_page: bool) -> None:
-    """Print the console's address; open it where somebody sits in front of a display."""
+def show_page(out: Output, url: str, *, open_page: bool, web: str | None = None) -> None:
+    """Print the console's address and the web app's; open the console where somebody sits in front of a display."""
     if out.pretty:
         out.line(f"console   {url}")
+        if web is not None:
+            out.line(f"web       {web}")
         out.say("Ctrl-C ends it")
     else:
-        out.record({"url": url})
+        out.record({"url": url} if web is None else {"url": url, "web": web})
     if open_page and out.pretty and has_display():
         webbrowser.open(url)
 

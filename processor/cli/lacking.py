@@ -1,0 +1,69 @@
+"""Tasks that runs wait for and that no worker has: what a worker says of them while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from processor.cli.exits import NoTask
+from processor.cli.output import Output
+from processor.core.ago import ago
+from processor.core.errors import ServerError
+from processor.store.connection import speaking_of
+from processor.store.lag import Queued, read_queued
+from processor.store.space import Space
+
+if TYPE_CHECKING:
+    from processor.client.session import Session
+
+__all__ = ["lacking", "no_task", "tell_lacking"]
+
+log = structlog.get_logger("tailrace.worker")
+LOOK_SECONDS: Final = 30.0  # each costs about what two listings of runs cost
+
+
+async def lacking(space: Space, tasks: Collection[str]) -> list[Queued]:
+    """Tasks that runs wait for, neither among these nor among those of a worker that lives. Raises RedisError."""
+    workers, queued = await read_queued(space)
+    return [one for one in queued if one.task not in tasks and not workers.that_have(one.task)]
+
+
+def no_task(queued: Queued, module: str, found: Collection[str]) -> NoTask:
+    """module: what this worker imported. found: the tasks that it has."""
+    runs = f"{queued.runs} runs wait" if queued.runs != 1 else "1 run waits"
+    package = module.rpartition(".")[0]
+    other = f"{package}.{queued.task}s" if package else f"{queued.task}s"
+    return NoTask(
+        f'{runs} for task "{queued.task}" (oldest {ago(queued.oldest_ms / 1000)}), which this worker does not have. '
+        f"It imported {module} and found: {', '.join(sorted(found)) or 'none'}.",
+        remedy=f'A task exists once its module is imported: Tailrace(imports=["{other}"]), or tailrace worker {other}:tail',
+    )
+
+
+async def tell_lacking(out: Output, session: Session, module: str, found: Collection[str], *, people: bool) -> None:
+    """Looks now and then, until cancelled, and warns of each such task when it appears. people: in a sentence."""
+    known: set[str] = set()
+    while True:
+        try:
+            with speaking_of(session.server.address.url):
+                now = await lacking(session, found)
+        except ServerError as error:
+            log.debug("lacking_unknown", error=error.code)  # the worker itself tells that the server is away
+        else:
+            for queued in now:
+                if queued.task not in known:
+                    _warn(out, queued, module, found, people)
+            known = {queued.task for queued in now}
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+def _warn(out: Output, queued: Queued, module: str, found: Collection[str], people: bool) -> None:
+    if people:
+        out.warning(no_task(queued, module, found))
+        return
+    seconds = round(queued.oldest_ms / 1000)
+    told = {"task": queued.task, "runs": queued.runs, "oldest_seconds": seconds, "imported": module}
+    log.warning("no_task", **told, found=sorted(found))
