@@ -23,6 +23,10 @@ __all__ = [
     "resumes_total",
     "slow_fallbacks_total",
     "subscribers",
+    "tasks_delayed",
+    "tasks_oldest_seconds",
+    "tasks_pending",
+    "tasks_waiting",
 ]
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -64,6 +68,14 @@ promoted_total = Counter(
 )
 lost_entries_total = Counter(
     "tailrace_lost_entries_total", "Work entries whose body was gone: their runs are never executed"
+)
+
+# --- of the namespace, by the process that is elected to count
+tasks_waiting = Gauge("tailrace_task_waiting", "Runs of a task that no worker has taken", ["task"])
+tasks_pending = Gauge("tailrace_task_pending", "Runs of a task that workers have", ["task"])
+tasks_delayed = Gauge("tailrace_task_delayed", "Runs of a task that wait for their time", ["task"])
+tasks_oldest_seconds = Gauge(
+    "tailrace_task_oldest_seconds", "How long the run in front waits for a worker, 0 where none does", ["task"]
 )
 
 # --- asking

@@ -13,7 +13,7 @@ from processor.core.worker import Workers, WorkerState, gone_too_long
 from processor.store.connection import execute, uncancelled
 from processor.store.space import Space, ms_of
 
-__all__ = ["ANNOUNCE_SECONDS", "announce", "list_workers", "read_workers", "tell_stopped", "worker_here"]
+__all__ = ["ANNOUNCE_SECONDS", "announce", "forget_gone", "list_workers", "read_workers", "tell_stopped", "worker_here"]
 
 ANNOUNCE_SECONDS: Final = 5.0  # three times within core.worker.ALIVE_MS
 
@@ -38,7 +38,7 @@ async def announce(space: Space, worker: WorkerState) -> WorkerState:
     now = await _time(space)
     if not worker.since:
         worker = replace(worker, since=now)
-        await _forget(space)
+        await forget_gone(space)
     worker = replace(worker, seen=now)
     await execute(space.redis, "HSET", space.keys.workers, worker.consumer, worker.json())
     return worker
@@ -72,8 +72,10 @@ async def _time(space: Space) -> int:
     return ms_of(await execute(space.redis, "TIME"))
 
 
-async def _forget(space: Space) -> None:
+async def forget_gone(space: Space) -> int:
+    """Takes those out that went long ago. Returns how many."""
     known = await list_workers(space)
     names = gone_too_long(known.all, known.now)
     if names:  # one that comes back to life tells again within seconds
         await execute(space.redis, "HDEL", space.keys.workers, *names)
+    return len(names)

@@ -26,7 +26,7 @@ from processor.store.schedules import SEEN_MS, Registered, advance, list_schedul
 if TYPE_CHECKING:
     from processor.client.tailrace import Tailrace
 
-__all__ = ["INPUT", "Scheduler", "fire", "keep_registered", "register_all"]
+__all__ = ["INPUT", "Scheduled", "Scheduler", "fire", "keep_registered", "register_all"]
 
 log = structlog.get_logger("tailrace.scheduler")
 
