@@ -80,6 +80,11 @@ class Keyspace:
         return self.partitions[partition_of(run, len(self.partitions))]
 
     @property
+    def any_dead_task(self) -> str:
+        """Matches the dead letters of every task, in any partition and perhaps elsewhere."""
+        return f"tr:{{{self.namespace}:*}}:dead:task:*"
+
+    @property
     def workers(self) -> str:
         """Live workers with their tasks (written by workers)."""
         return f"tr:{{{self.namespace}}}:workers"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from processor.core.events import draft
-from processor.store.scripts import Batch, load_script
-from tests.processor.store.stage import Stage
+from processor.store.scripts import Batch, Packing, load_script
+from tests.processor.store.stage import LAYOUT, Stage
 from tests.support.program import ROOT
 from tests.support.servers import TestServer
 
@@ -249,6 +249,18 @@ def _promote(stage: Stage) -> None:
     assert stage.client.xlen(work) == 1
 
 
+def _requeue(stage: Stage) -> None:
+    dead = stage.keys.dead_task("build")
+    if not stage.client.exists(dead):
+        stage.client.xadd(dead, {"r": "b", "i": "1-1", "e": "{}", "f": "{}"}, id="1-0")
+    call = Packing.of(stage.keys, dead)
+    call.add_run("b~new")
+    call.args += ("1-0", "b~new")
+    call.add_events([draft("run.queued", b"{}", task="build", start="s")])
+    script = stage.scripts.named("requeue")
+    assert stage.run(stage.scripts.send(script, call.command(script, LAYOUT, stage.limits))) == [b"requeued"]
+
+
 TWICE: dict[str, Callable[[Stage], None]] = {
     "append": _append,
     "bind": _bind,
@@ -256,6 +268,7 @@ TWICE: dict[str, Callable[[Stage], None]] = {
     "cancel": lambda stage: stage.cancel("a"),
     "claim": _claim,
     "promote": _promote,
+    "requeue": _requeue,
 }
 
 
