@@ -12,7 +12,7 @@ import structlog
 
 from processor.client.session import PASS_SECONDS, Session
 from processor.core.errors import ServerError, ServerUnreachable
-from processor.store.claims import Claims, forget_consumers
+from processor.store.claims import Claims
 from processor.store.connection import speaking_of
 from processor.store.delayed import promote_all
 from processor.store.executing import Taken
@@ -22,7 +22,6 @@ __all__ = ["Passes"]
 log = structlog.get_logger("tailrace.passes")
 
 PROMOTE_SECONDS: Final = 0.5  # how late a retry may be; a look that finds nothing is one round trip
-FORGET_SECONDS: Final = 600.0  # between two looks for silent consumers: their limit is an hour
 STOP_SECONDS: Final = (
     2.0  # for what is under way at the end: a claim whose answer nobody hears waits for its idle time again
 )
@@ -61,7 +60,6 @@ class Passes:
         # Half a visibility timeout without a look counts as a silence, after which nobody claims; so jitter has its room.
         self._look_seconds = min(PASS_SECONDS, settings.visibility_seconds / 4, settings.owner_seconds / 6)
         self._claims = Claims(session, consumer, idle_ms=self._idle_ms)
-        self._forget_at = asyncio.get_running_loop().time() + FORGET_SECONDS * random.random()
         self._troubles: dict[str, str] = {}  # step → what it said last
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -97,8 +95,6 @@ class Passes:
             "trim": self._trim,
             **self._also,
         }
-        if asyncio.get_running_loop().time() >= self._forget_at:
-            steps["forget"] = self._forget
         for name, step in steps.items():
             if not await self._try(name, step):
                 return  # the next look finds the silence
@@ -110,12 +106,6 @@ class Passes:
     async def _trim(self) -> None:
         for keys in self._session.keys.partitions:
             await self._session.scripts.trim(keys)
-
-    async def _forget(self) -> None:
-        self._forget_at = asyncio.get_running_loop().time() + FORGET_SECONDS * (0.8 + 0.4 * random.random())
-        for keys in self._session.keys.partitions:
-            for task in self._tasks:
-                await forget_consumers(self._session, keys, task, self._consumer, idle_ms=self._idle_ms)
 
     async def _try(self, name: str, step: Step) -> bool:
         """Whether the server is there. This is the worker's edge: what a step raises ends here."""

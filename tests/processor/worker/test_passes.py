@@ -256,24 +256,6 @@ async def test_stopping_waits_for_what_is_under_way(place: Place, monkeypatch: p
         assert done.is_set() == is_answered
 
 
-async def test_silent_consumers_are_looked_for_now_and_then(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not at every look: it asks for all consumers of a stream."""
-    asked: list[str] = []
-
-    async def forget(session: Session, keys: PartitionKeys, task: str, consumer: str, **_: int) -> list[str]:
-        asked.append(task)
-        return []
-
-    monkeypatch.setattr(passes_module, "forget_consumers", forget)
-    passes = place.passes()
-    await passes.look_once()
-    assert asked == []
-    passes._forget_at = 0
-    await passes.look_once()
-    await passes.look_once()
-    assert asked == ["build"]
-
-
 async def test_virtual_time(every_server: TestServer, namespace: str) -> None:
     """A sandbox moves the clock and takes each step by hand: what was due long ago is queued by one."""
     if every_server.clock is None:
