@@ -71,7 +71,7 @@ async def test_its_tasks_run(server: TestServer, namespace: str, shop: Any, tmp_
         results = [await run.result() for run in runs]
         assert results == [["receipt of a", "receipt of b"], "receipt of c", True, False, 5, "x" * 100]
         logs = [event.data async for event in runs[0].follow(live=False) if event.type == "log"]
-        assert [data["lines"] for data in logs] == [["took"]]
+        assert [data["lines"] for data in logs] == [["buy took"]]
         worker.stop()
         await working
         await shop.tail.close()

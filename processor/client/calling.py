@@ -78,6 +78,7 @@ async def invoke_values(task: Task[..., Any], run: Run[Any], values: Mapping[str
     """As invoke. values: typed arguments by name, of `Inputs.parse` or `Inputs.bind`."""
     here = Executing(task, run)
     _executing.set(here)
+    run.task = task.name
     try:
         if task.is_direct:
             return await task.function(run, **values)

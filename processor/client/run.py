@@ -113,8 +113,11 @@ class Places(Protocol):
 class Run(Generic[R]):
     """A handle of one run; making it does no I/O.
 
-    In a task it writes live under the execution, elsewhere from outside. `attempt` is that of the execution it writes for.
+    In a task it writes live under the execution, elsewhere from outside. `attempt` is that of the execution it writes for,
+    `task` its task's name.
     """
+
+    task: str = ""
 
     def __init__(self, tail: Tailrace, id: str, *, labels: Mapping[str, str] | None = None) -> None:
         self.id = check_run(id)

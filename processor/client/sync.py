@@ -160,6 +160,10 @@ class SyncRun(Generic[R]):
     def attempt(self) -> int:
         return self._run.attempt
 
+    @property
+    def task(self) -> str:
+        return self._run.task
+
     def __repr__(self) -> str:
         return f"<SyncRun {self.id}>"
 

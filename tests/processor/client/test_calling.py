@@ -35,7 +35,7 @@ async def test_middleware_stands_around_outermost_first(tail: Tailrace) -> None:
 
     def around(name: str) -> Any:
         async def middleware(run: Run, call_next: CallNext) -> Any:
-            seen.append(f"{name} {run.id}")
+            seen.append(f"{name} {run.id} {run.task}")
             try:
                 return await call_next(run)
             finally:
@@ -59,10 +59,10 @@ async def test_middleware_stands_around_outermost_first(tail: Tailrace) -> None:
         return x
 
     assert await invoke(task, other.run("r"), {}) == "x"
-    assert seen == ["first r", "second r", "dependency", "task", "second", "first"]
+    assert seen == ["first r task", "second r task", "dependency", "task", "second", "first"]
     seen.clear()
     assert await invoke(task, other.run("kept"), {}) == "kept"
-    assert seen == ["first kept", "second kept", "second", "first"]
+    assert seen == ["first kept task", "second kept task", "second", "first"]
 
 
 async def test_start_here_goes_the_same_way(tail: Tailrace) -> None:
