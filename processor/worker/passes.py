@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 
 from processor.client.session import PASS_SECONDS, Session
-from processor.core.errors import ServerError, ServerUnreachable
+from processor.core.errors import ServerError
 from processor.store.claims import Claims
 from processor.store.connection import speaking_of
 from processor.store.delayed import promote_all
@@ -30,7 +30,7 @@ Step = Callable[[], Awaitable[object]]
 
 
 class Passes:
-    """Of one worker, whose session is open. Two paces: what is due is queued, and everything else is looked after.
+    """Of one worker, whose session is open. Each step has a pace of its own, so that one which hangs keeps no other one waiting.
 
     No error of the server or of a step ends them. The first one of its kind is logged, and that it is over.
     """
@@ -47,27 +47,26 @@ class Passes:
     ) -> None:
         """take: gets entries that were taken over. free: how many of a task it may get now; 0 while the worker drains.
 
-        also: further steps of each look, by the name they have in the log.
+        also: further steps, by the name they have in the log.
         """
         self._session = session
-        self._consumer = consumer
-        self._tasks = tuple(tasks)
-        self._take = take
-        self._free = free
-        self._also = dict(also or {})
         settings = session.settings
-        self._idle_ms = int(settings.visibility_seconds * 1000)
-        # Half a visibility timeout without a look counts as a silence, after which nobody claims; so jitter has its room.
-        self._look_seconds = min(PASS_SECONDS, settings.visibility_seconds / 4, settings.owner_seconds / 6)
-        self._claims = Claims(session, consumer, idle_ms=self._idle_ms)
+        claims = Claims(session, consumer, idle_ms=int(settings.visibility_seconds * 1000))
+        self._steps: dict[str, Step] = {
+            "claim": lambda: claims.look(tasks, free, take),
+            "expire": self._expire,
+            "trim": self._trim,
+            **(also or {}),
+        }
+        # Half a visibility timeout without a claim counts as a silence, after which nobody claims; so jitter has its room.
+        self._seconds = min(PASS_SECONDS, settings.visibility_seconds / 4, settings.owner_seconds / 6)
         self._troubles: dict[str, str] = {}  # step → what it said last
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until stop is set, then so long as a step is under way, STOP_SECONDS at most."""
-        paces = [
-            asyncio.create_task(self._keep(PROMOTE_SECONDS, self.promote_all, stop), name="tailrace-promote"),
-            asyncio.create_task(self._keep(self._look_seconds, self.look_once, stop), name="tailrace-look"),
-        ]
+        steps = {name: self._keep(name, step, self._seconds, stop) for name, step in self._steps.items()}
+        steps["promote"] = self._keep("promote", self._promote, PROMOTE_SECONDS, stop)
+        paces = [asyncio.create_task(pace, name=f"tailrace-{name}") for name, pace in steps.items()]
         try:
             await stop.wait()
             await asyncio.wait(paces, timeout=STOP_SECONDS)
@@ -76,28 +75,28 @@ class Passes:
                 pace.cancel()
             await asyncio.gather(*paces, return_exceptions=True)
 
-    async def _keep(self, seconds: float, step: Step, stop: asyncio.Event) -> None:
+    async def _keep(self, name: str, step: Step, seconds: float, stop: asyncio.Event) -> None:
         while not stop.is_set():
-            await step()
+            await self._try(name, step)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds * (0.8 + 0.4 * random.random())):
                     await stop.wait()
 
+    # Once each: a sandbox's time is virtual.
+
     async def promote_all(self) -> None:
         """Queues what is due in every partition."""
-        await self._try("promote", lambda: promote_all(self._session))
+        await self._try("promote", self._promote)
 
     async def look_once(self) -> None:
-        """Takes over what is idle, ends lost owners, cuts logs, and what else was asked for; once each."""
-        steps: dict[str, Step] = {
-            "claim": lambda: self._claims.look(self._tasks, self._free, self._take),
-            "expire": self._expire,
-            "trim": self._trim,
-            **self._also,
-        }
-        for name, step in steps.items():
-            if not await self._try(name, step):
-                return  # the next look finds the silence
+        """Takes over what is idle, ends lost owners, cuts logs, and what else was asked for, one after the other."""
+        for name, step in self._steps.items():
+            await self._try(name, step)
+
+    # Steps.
+
+    async def _promote(self) -> None:
+        await promote_all(self._session)
 
     async def _expire(self) -> None:
         for keys in self._session.keys.partitions:
@@ -107,15 +106,16 @@ class Passes:
         for keys in self._session.keys.partitions:
             await self._session.scripts.trim(keys)
 
-    async def _try(self, name: str, step: Step) -> bool:
-        """Whether the server is there. This is the worker's edge: what a step raises ends here."""
+    # Their errors.
+
+    async def _try(self, name: str, step: Step) -> None:
+        """This is the worker's edge: what a step raises ends here."""
         try:
             with speaking_of(self._session.server.address.url):
                 await step()
         except ServerError as error:
             if self._is_new(name, error.message):
                 log.warning("pass_failed", step=name, error=error.message)
-            return not isinstance(error, ServerUnreachable)
         except (Exception, asyncio.CancelledError) as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -125,7 +125,6 @@ class Passes:
         else:
             if self._troubles.pop(name, None) is not None:
                 log.info("pass_recovered", step=name)
-        return True
 
     def _is_new(self, name: str, trouble: str) -> bool:
         """Whether this step did not end like that the last time: it is logged once, however often it comes."""

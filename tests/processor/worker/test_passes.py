@@ -216,20 +216,19 @@ async def test_they_never_spin(place: Place, monkeypatch: pytest.MonkeyPatch) ->
     assert len(events(logs, "pass_failed")) == 1
 
 
-async def test_a_look_ends_where_nothing_answers(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each further step would wait as long for a server that is away; any other refusal is of one step alone."""
-    errors: list[Exception] = [RedisConnectionError("no"), RuntimeError("no")]
+async def test_a_step_that_hangs_holds_up_no_other(place: Place) -> None:
+    """Least of all the claims: a gap between them counts as a silence, and nobody would ever claim."""
+    await place.given("gone")
+    begun, forever = asyncio.Event(), asyncio.Event()
 
-    async def trim(_: object) -> int:
-        raise errors.pop(0)
+    async def hang() -> None:
+        begun.set()
+        await forever.wait()
 
-    calls, last = counted(lambda: None)
-    monkeypatch.setattr(place.session.scripts, "trim", trim)
-    passes = place.passes(last=last)
-    await passes.look_once()
-    assert not calls
-    await passes.look_once()
-    assert len(calls) == 1
+    async with running(place.passes(hang=hang)):
+        await until(lambda: place.taken, "the entry is taken over")
+        assert begun.is_set()
+        forever.set()
 
 
 async def test_stopping_waits_for_what_is_under_way(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
