@@ -1,0 +1,264 @@
+"""`tailrace dead list|show|requeue|purge`: runs that failed for good."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from processor.cli.confirm import confirm
+from processor.cli.exits import DONE, FULL, REFUSED, AmbiguousRun, Usage
+from processor.cli.opening import opened, reading, wait_for
+from processor.cli.options import EPILOG
+from processor.cli.output import Output, output_of
+from processor.cli.words import clock, parse_time, took
+from processor.core.ago import ago
+from processor.core.errors import RunNotFound
+from processor.core.json import dumps
+from processor.store import dead as store
+from processor.store.dead import DeadLetter, Place, Requeued, Wanted
+from processor.store.space import Space
+
+__all__ = ["dead"]
+
+dead = typer.Typer(help="Dead letters: runs that failed for good, to look into and to run again.", no_args_is_help=True)
+
+SHOWN_ERROR = 100  # characters of an error in a list; all of it is in `show`
+AT_ONCE = 200  # letters read, run again and told
+
+Task = Annotated[str | None, typer.Argument(help="Only of this task.")]
+Error = Annotated[str | None, typer.Option(help="Only whose error is like this: 'Timeout*'.")]
+Since = Annotated[str | None, typer.Option(help="Dead since: 10m, 14:05, 2026-11-24T14:05Z.")]
+Runs = Annotated[list[str] | None, typer.Option("--run", help="Of this run, or its beginning or end; may be repeated.")]
+
+
+@dead.command("list", epilog=EPILOG)
+def list_(
+    ctx: typer.Context,
+    task: Task = None,
+    error: Error = None,
+    since: Since = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    all: Annotated[bool, typer.Option("--all", help="However many there are.")] = False,
+) -> None:
+    """Dead letters, newest first."""
+    wait_for(_list(output_of(ctx), _wanted(task, error, since), None if all else limit))
+
+
+@dead.command(epilog=EPILOG)
+def show(ctx: typer.Context, run: Annotated[str, typer.Argument(help="ID, or its beginning or end.")]) -> None:
+    """Error, traceback, attempts and origin of one."""
+    wait_for(_show(output_of(ctx), run))
+
+
+@dead.command(epilog=EPILOG)
+def requeue(
+    ctx: typer.Context,
+    task: Task = None,
+    error: Error = None,
+    since: Since = None,
+    run: Runs = None,
+    all: Annotated[bool, typer.Option("--all", help="Every one.")] = False,
+) -> None:
+    """Run them again, as new runs with the same input. Oldest first."""
+    named = _named(task, error, since, run, all)
+    raise typer.Exit(wait_for(_requeue(output_of(ctx), _wanted(task, error, since), named)))
+
+
+@dead.command(epilog=EPILOG)
+def purge(
+    ctx: typer.Context,
+    task: Task = None,
+    error: Error = None,
+    since: Since = None,
+    run: Runs = None,
+    all: Annotated[bool, typer.Option("--all", help="Every one.")] = False,
+) -> None:
+    """Delete them for good. Asks first."""
+    named, out = _named(task, error, since, run, all), output_of(ctx)
+    places = wait_for(_collect(out, _wanted(task, error, since), named))
+    if places:
+        of = f" of {task}" if task is not None else ""
+        confirm(out, f"Delete {_letters(len(places))}{of} for good?")
+    deleted = wait_for(_purge(out, places)) if places else 0
+    if out.pretty:
+        out.line(f"{_letters(deleted)} deleted")
+    else:
+        out.record({"purged": deleted})
+
+
+# What is meant.
+
+
+def _wanted(task: str | None, error: str | None, since: str | None) -> Wanted:
+    moment = parse_time(since, datetime.now(UTC), field="--since") if since is not None else None
+    return Wanted(task, error, int(moment.timestamp() * 1000) if moment else 0)
+
+
+def _named(
+    task: str | None, error: str | None, since: str | None, runs: Sequence[str] | None, all: bool
+) -> Sequence[str]:
+    """The runs that were named. Raises Usage unless it is said which letters are meant, in one way."""
+    filters = [value for value in (task, error, since) if value is not None]
+    if not filters and not runs and not all:
+        raise Usage("which dead letters?", remedy="Give a task, --error, --since or --run; --all means every one.")
+    if runs and (filters or all):
+        raise Usage("--run names letters by itself.", remedy="Leave task, --error, --since and --all away.")
+    return runs or ()
+
+
+async def _find(space: Space, text: str) -> DeadLetter:
+    found = await store.find(space, text)
+    if not found:
+        raise RunNotFound(
+            f"there is no dead letter of a run {text!r} in namespace {space.keys.namespace}.",
+            remedy="`tailrace dead list --all` lists them; `tailrace show` tells of any run.",
+            run=text,
+        )
+    if len(found) > 1:
+        raise AmbiguousRun(
+            f"dead letters of several runs begin or end with {text!r}: {', '.join(letter.run for letter in found)}.",
+            remedy="Give more of the ID.",
+            field="run",
+            value=text,
+        )
+    return found[0]
+
+
+async def _places(space: Space, wanted: Wanted, runs: Sequence[str]) -> list[Place]:
+    """Where the letters stand that are meant, oldest first: those that die from here on are not among them."""
+    if runs:
+        return [(await _find(space, text)).place for text in runs]
+    return [letter.place async for letter in store.letters(space, wanted)][::-1]
+
+
+async def _collect(out: Output, wanted: Wanted, runs: Sequence[str]) -> list[Place]:
+    async with reading(out.options) as space:
+        return await _places(space, wanted, runs)
+
+
+# What is done.
+
+
+async def _list(out: Output, wanted: Wanted, limit: int | None) -> None:
+    async with reading(out.options) as space:
+        found: list[DeadLetter] = []
+        more = False
+        async for letter in store.letters(space, wanted):
+            if len(found) == limit:
+                more = True
+                break
+            found.append(letter)
+            if not out.pretty:
+                out.record(letter.json())
+    if not out.pretty:
+        return
+    now = datetime.now(UTC)
+    out.table(("RUN", "TASK", "DEAD", "ATTEMPTS", "ERROR"), [_row(letter, now) for letter in found])
+    if more:
+        out.say(f"the newest {limit}; --all lists every one")
+    if not found:
+        out.say("no dead letters")
+
+
+def _row(letter: DeadLetter, now: datetime) -> list[str | Text]:
+    error = letter.error.partition("\n")[0] or letter.reason
+    return [
+        letter.run,
+        letter.task,
+        f"{ago(now.timestamp() - letter.died / 1000)} ago",
+        str(letter.attempts),
+        error if len(error) <= SHOWN_ERROR else f"{error[:SHOWN_ERROR]}…",
+    ]
+
+
+async def _show(out: Output, text: str) -> None:
+    async with reading(out.options) as space:
+        letter = await _find(space, text)
+        (thread,) = await store.threads(space, [letter.run])
+    if out.pretty:
+        _describe(out, letter, thread)
+    else:
+        out.record(letter.whole_json(thread))
+
+
+def _describe(out: Output, letter: DeadLetter, thread: str | None) -> None:
+    now = datetime.now(UTC)
+    age = ago(now.timestamp() - letter.died / 1000)
+    out.line(Text.assemble((letter.run, "bold"), "  ", ("dead", "red"), f" {age} ago"))
+    lived = f" (after {took((letter.died - letter.began) / 1000)})" if letter.began is not None else ""
+    lines = {
+        "task": letter.task,
+        "thread": thread or "",
+        "labels": " ".join(f"{name}={value}" for name, value in letter.labels.items()),
+        "input": dumps(letter.input).decode() if letter.payload else "lost",
+        "queued": _clock(letter.began, now) if letter.began is not None else "",
+        "dead": f"{_clock(letter.died, now)}{lived}",
+        "attempts": str(letter.attempts),
+        "reason": letter.reason,
+        "error": letter.error.replace("\n", "\n" + " " * 12),
+    }
+    for name, value in lines.items():
+        if value:
+            out.line(Text.assemble((f"  {name:<10}", "bright_black"), value))
+    if letter.traceback:
+        out.line()
+        out.line("  " + letter.traceback.rstrip("\n").replace("\n", "\n  "))
+    out.say(f"To run it again: tailrace dead requeue --run {letter.run}")
+
+
+def _clock(ms: int, now: datetime) -> str:
+    return clock(datetime.fromtimestamp(ms / 1000, UTC), now)
+
+
+async def _requeue(out: Output, wanted: Wanted, runs: Sequence[str]) -> int:
+    """Its exit code: that of the worst refusal."""
+    words: list[str] = []
+    async with opened(out.options) as tail:
+        session = await tail.session()
+        places = await _places(session, wanted, runs)
+        for first in range(0, len(places), AT_ONCE):
+            found = await store.read(session, places[first : first + AT_ONCE])
+            for answer in await store.requeue(session, [letter for letter in found if letter is not None]):
+                _tell(out, answer)
+                words.append(answer.word)
+    done = words.count("requeued")
+    stay = len(words) - done - words.count("gone")
+    out.say(f"{_letters(done)} requeued" + (f", {stay} could not be and stay" if stay else ""))
+    return FULL if "full" in words else REFUSED if stay else DONE
+
+
+def _tell(out: Output, answer: Requeued) -> None:
+    letter = answer.letter
+    if not out.pretty:
+        refused = {} if answer.word == "requeued" else {"refused": answer.word, "by": answer.detail or None}
+        out.record(
+            {"run": letter.run, "task": letter.task, "requeued": answer.run or None}
+            | {name: value for name, value in refused.items() if value}
+        )
+    elif answer.word == "requeued":
+        out.line(f"{letter.run} → {answer.run}")
+    else:
+        out.line(Text.assemble(f"{letter.run}  ", (_why(answer), "yellow")))
+
+
+def _why(answer: Requeued) -> str:
+    reasons = {
+        "gone": "was requeued or deleted by somebody else meanwhile",
+        "busy": f"stays: its thread is busy with {answer.detail}",
+        "full": f"stays: {answer.detail} has too much waiting already",
+        "lost": "stays: what it was started with is lost",
+    }
+    return reasons.get(answer.word, f"stays: {answer.word}")
+
+
+async def _purge(out: Output, places: Sequence[Place]) -> int:
+    async with opened(out.options) as tail:
+        return await store.purge(await tail.session(), places)
+
+
+def _letters(count: int) -> str:
+    return f"{count} dead letter{'' if count == 1 else 's'}"
