@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from processor.client.session import Session
+from processor.worker.janitor import Janitor
+from processor.worker.lag_exporter import LagExporter
 from processor.worker.scheduler import Scheduler
 from processor.worker.singletons import Duty
 
@@ -14,6 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["duties"]
 
 
-def duties(tail: Tailrace) -> Mapping[str, Duty]:
-    """By the name of their lock."""
-    return {"scheduler": Scheduler(tail).run}
+def duties(tail: Tailrace, session: Session) -> Mapping[str, Duty]:
+    """By the name of their lock. session: the tail's in this loop."""
+    return {"scheduler": Scheduler(tail).run, "janitor": Janitor(session).run, "lag": LagExporter(session).run}

@@ -90,7 +90,7 @@ class Keeping:
                 "passes": self.passes.run(self._stop),
                 "announce": self._announce(),
                 "schedules": keep_registered(self._session, self._worker.tasks.values(), self._stop),
-                "singletons": Singletons(self._session, duties(self._worker.tail)).run(self._stop),
+                "singletons": Singletons(self._session, duties(self._worker.tail, self._session)).run(self._stop),
             }
         self._tasks = [self._loop.create_task(work, name=f"tailrace-{name}") for name, work in beside.items()]
 

@@ -11,18 +11,12 @@ import random
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import structlog
 
 from processor.client.session import Session
 from processor.store.redlock import MAX_EXTENSIONS, TTL_MS, Held, LockServer, RedLock, lock_servers
-from processor.worker.janitor import Janitor
-from processor.worker.lag_exporter import LagExporter
-from processor.worker.scheduler import Scheduled, Scheduler, keep_registered
-
-if TYPE_CHECKING:
-    from processor.client.tailrace import Tailrace
 
 __all__ = ["Duty", "Singletons"]
 
@@ -47,50 +41,24 @@ class Singletons:
         *,
         ttl_ms: int = TTL_MS,
         max_extensions: int = MAX_EXTENSIONS,
-        beside: Sequence[Duty] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """duties: by the name of their lock. beside: what every process does, elected or not.
-
-        clock: seconds that only go forward; an argument for tests.
-        """
+        """duties: by the name of their lock. clock: seconds that only go forward; an argument for tests."""
         self.duties = dict(duties)
         self.held: set[str] = set()  # duties that this process has now
-        self._session, self._beside = session, beside
+        self._session = session
         self._ttl_ms, self._max_extensions, self._clock = ttl_ms, max_extensions, clock
-
-    @classmethod
-    def of(cls, tail: Tailrace, session: Session, tasks: Sequence[Scheduled]) -> Singletons:
-        """A worker's: all duties there are; and it registers the schedules of its tasks, elected or not."""
-        duties = {
-            "scheduler": Scheduler(tail).run,
-            "janitor": Janitor(session).run,
-            "lag": LagExporter(session).run,
-        }
-        return cls(session, duties, beside=[lambda stop: keep_registered(session, tasks, stop)])
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until stop is set; then what it holds is given back, so that another process is elected at once."""
         servers = self._servers()
         try:
             async with asyncio.TaskGroup() as group:
-                for duty in self._beside:
-                    group.create_task(self._do_beside(duty, stop))
                 for name, duty in self.duties.items():
                     lock = self._lock(servers, name)
                     group.create_task(self._stand(name, duty, lock, stop), name=f"tailrace-{name}")
         finally:
             await asyncio.gather(*(server.close() for server in servers))
-
-    async def _do_beside(self, duty: Duty, stop: asyncio.Event) -> None:
-        """This is its edge, as _has_failed is the elected ones'."""
-        while not stop.is_set():
-            try:
-                await duty(stop)
-                return
-            except Exception:
-                log.exception("singleton_failed", duty="beside")
-                await self._rest(stop)
 
     async def _rest(self, stop: asyncio.Event) -> None:
         with suppress(TimeoutError):
