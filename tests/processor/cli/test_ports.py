@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from processor.cli.exits import PortTaken
-from processor.cli.ports import holder_of, http_url, listen
+from processor.cli.ports import holder_of, http_url, listen, listen_from, port_of
 from processor.core.errors import SettingsError
 
 
@@ -58,3 +58,11 @@ def test_ipv6() -> None:
             assert listener.family == socket.AF_INET6
     except SettingsError:
         pytest.skip("no IPv6 loopback on this machine")
+
+
+def test_the_next_free_port() -> None:
+    """A taken port is passed over; without limit it is not."""
+    with listen("127.0.0.1", 0, "x") as first:
+        taken = port_of(first)
+        with listen_from("127.0.0.1", taken, "x") as second:
+            assert taken < port_of(second) < taken + 20
