@@ -39,6 +39,7 @@ async def call(task: Task[..., Any], options: Options, args: tuple[object, ...],
     name = _name(here, input_hash(task.name, input), options)
     for number in itertools.count(1):
         child: Run[Any] = Run(task.tail, name if number == 1 else f"{name}.{number}")
+        child._results = task.results
         try:
             if await _begin(child, task, input, options):
                 return await _result(here.run, child)

@@ -18,7 +18,7 @@ from processor.client.hints import Check, plain_check, words
 from processor.core.errors import BadEvent, BadInput, SettingsError
 from processor.core.json import dumps
 
-__all__ = ["Inputs"]
+__all__ = ["Inputs", "hints_of"]
 
 _EMPTY: Final = inspect.Parameter.empty
 _EXACT: Final = (str, int, float, bool, list, dict)  # a value of exactly this type needs no further look
@@ -209,7 +209,7 @@ class _Shape:
     """What the annotations say: which parameters are the input's and which are dependencies."""
 
     def __init__(self, task: str, fn: Callable[..., Any], declared: list[inspect.Parameter]) -> None:
-        hints = _hints(fn, [one.name for one in declared if marker_of(None, one.default) is None])
+        hints = hints_of(fn, [one.name for one in declared if marker_of(None, one.default) is None])
         self.dependencies: dict[str, Dependency] = {}
         self.parameters: dict[str, _Parameter] = {}
         kept: list[inspect.Parameter] = []
@@ -225,7 +225,7 @@ class _Shape:
         self.signature = inspect.Signature(kept)
 
 
-def _hints(fn: Callable[..., Any], names: list[str]) -> dict[str, Any]:
+def hints_of(fn: Callable[..., Any], names: list[str]) -> dict[str, Any]:
     """Of these parameters alone: what the run's own names may be imported for type checkers only."""
     written = getattr(fn, "__annotations__", {})
     probe = types.FunctionType((lambda: None).__code__, getattr(inspect.unwrap(fn), "__globals__", {}))

@@ -38,6 +38,7 @@ from processor.store.writer import Sent, Writer
 
 if TYPE_CHECKING:
     from processor.client.execution import Execution
+    from processor.client.results import Results
     from processor.client.session import Session
     from processor.client.sync import SyncRun
     from processor.client.tailrace import Tailrace
@@ -118,6 +119,7 @@ class Run(Generic[R]):
     """
 
     task: str = ""
+    _results: Results | None = None  # of the task that it was started by
 
     def __init__(self, tail: Tailrace, id: str, *, labels: Mapping[str, str] | None = None) -> None:
         self.id = check_run(id)
@@ -260,14 +262,18 @@ class Run(Generic[R]):
         return assembler.text
 
     async def result(self, timeout_seconds: float | None = None) -> R:
-        """Wait for the end; RunFailed or RunCancelled otherwise. Raises TimeoutError."""
+        """Wait for the end; RunFailed or RunCancelled otherwise. Raises TimeoutError.
+
+        Of a run that was started by its task the result has the type that the task returns (BadInput if it has not); of
+        others it is JSON.
+        """
         self._check_started("result")
         async with asyncio.timeout(timeout_seconds):
             last = await self._last_event()
         data = last.data if isinstance(last.data, dict) else {}
         if last.type == "run.finished":
             result: R = data.get("result")  # type: ignore[assignment]  # the task's own type
-            return result
+            return self._results.parse(result, self.id) if self._results is not None else result
         if last.type == "run.cancelled":
             raise RunCancelled(f"run {self.id} was cancelled: {data.get('reason') or 'no reason given'}.", run=self.id)
         reason, error = str(data.get("reason", "error")), str(data.get("error", ""))

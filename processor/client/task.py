@@ -18,6 +18,7 @@ from processor.client.depends import is_async
 from processor.client.execution import Execution, Job, same_start
 from processor.client.inputs import Inputs
 from processor.client.queueing import Options, input_hash, start_queued
+from processor.client.results import Results
 from processor.client.run import Run
 from processor.core.backoff import Retry
 from processor.core.errors import BadInput, IllegalEvent, NotAwaited, RunClosed
@@ -139,7 +140,7 @@ class Task(Generic[P, R]):
         self.name = check_name(name, "task")
         self.function = function
         self.is_async = is_async(function)
-        self.inputs = Inputs(name, function)
+        self.inputs, self.results = Inputs(name, function), Results(name, function)
         self.retry, self.timeout_seconds, self.concurrency = policy.retry, policy.timeout_seconds, policy.concurrency
         self.cron, self.rate, self.limit = policy.cron, policy.rate, policy.limit
         self.tail = tail
@@ -235,6 +236,7 @@ class Task(Generic[P, R]):
     async def _start(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Run[R]:
         values = self.inputs.bind(args, kwargs)
         run = await start_queued(self.tail, self.name, self.inputs.to_json(values), self._options)
+        run._results = self.results
         return cast("Run[R]", run)
 
     async def _start_here(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Run[R]:
@@ -244,6 +246,7 @@ class Task(Generic[P, R]):
         values = self.inputs.bind(args, kwargs)
         encoded = self.inputs.to_json(values)
         run: Run[R] = Run(self.tail, options.run_id())
+        run._results = self.results
         job = Job(
             task=self.name,
             function=functools.partial(invoke_values, self),

@@ -304,3 +304,20 @@ async def test_another_namespace_is_no_part_of_it(tail: Tailrace) -> None:
         assert [event.type async for event in other.run("r").follow(live=False)] == ["log"]
     assert not [state async for state in tail.runs(task="elsewhere")]
     await other.close()
+
+
+async def test_a_child_gives_what_its_function_returns(tail: Tailrace) -> None:
+    """A parent gets its child's result as the type that it returns."""
+
+    @tail.task
+    async def child(run: Run, row: int) -> Place:
+        return Place(row)
+
+    @tail.task
+    async def parent(run: Run) -> bool:
+        place = await child.call(3)
+        return place == Place(3)
+
+    async with working(tail):
+        with anyio.fail_after(5):
+            assert await (await parent.start()).result()
