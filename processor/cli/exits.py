@@ -41,6 +41,7 @@ __all__ = [
     "NotLoaded",
     "PortTaken",
     "UnknownNamespace",
+    "UnknownSchedule",
     "Usage",
     "exit_code",
 ]
@@ -68,6 +69,10 @@ class UnknownNamespace(TailraceError):
     """There is no such namespace."""
 
 
+class UnknownSchedule(TailraceError):
+    """There is no such schedule."""
+
+
 class PortTaken(TailraceError):
     """Somebody else listens there."""
 
@@ -88,7 +93,7 @@ _CODES: Final[tuple[tuple[tuple[type[TailraceError], ...], int], ...]] = (
     ((ServerDenied,), DENIED),
     ((ServerError, NotConfigured), SERVER),
     ((BadInput, SettingsError, NotAwaited, NotLoaded, NoTask), USAGE),
-    ((RunNotFound, UnknownNamespace), NOT_FOUND),
+    ((RunNotFound, UnknownNamespace, UnknownSchedule), NOT_FOUND),
     (
         (RunExists, RunClosed, RunCorrupt, IllegalEvent, StaleAttempt, ThreadBusy, NotStarted, PortTaken),
         REFUSED,

@@ -10,6 +10,7 @@ import typer
 from typer.main import get_command
 
 from processor.cli.cancel import cancel
+from processor.cli.dead import dead
 from processor.cli.demo import demo
 from processor.cli.doctor import doctor
 from processor.cli.emit import emit
@@ -21,6 +22,7 @@ from processor.cli.options import EPILOG, Options, hoist, own_version
 from processor.cli.output import ClosedPipe, Output, forget_stdout
 from processor.cli.replay import replay
 from processor.cli.runs import runs
+from processor.cli.schedules import schedules
 from processor.cli.settings import settings
 from processor.cli.show import show
 from processor.cli.start import start
@@ -96,6 +98,8 @@ for panel, commands in _PANELS.items():
         own_words = {"allow_interspersed_args": False} if command is exec_ else {}
         name = command.__name__.rstrip("_")
         app.command(name, epilog=EPILOG, rich_help_panel=panel, context_settings=own_words)(command)
+app.add_typer(schedules, name="schedules", rich_help_panel="Operate")
+app.add_typer(dead, name="dead", rich_help_panel="Operate")
 app.add_typer(namespaces, name="namespaces", rich_help_panel="Operate")
 
 
