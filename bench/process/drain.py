@@ -67,9 +67,9 @@ def measure_drain(report: Report, aof: Aof, *, quick: bool, peers: Sequence[str]
         **{peer.name: _drain_of(peer, sizes.peer) for peer in others},
     }
     drained = _in_turn(drains, aof, sizes.rounds)
-    versions = {peer.name: peer.version for peer in others}
+    titles = {peer.name: peer.title for peer in others}
     for name, rounds in drained.items():
-        _row(report, name, versions.get(name, ""), rounds)
+        _row(report, name, titles.get(name, name), rounds)
     _judge(report, aof, drained, [peer.name for peer in others])
 
 
@@ -111,13 +111,13 @@ async def _queued(url: str, count: int) -> tuple[Keyspace, list[str]]:
         return (await tail.session()).keys, runs
 
 
-def _row(report: Report, name: str, version: str, rounds: Sequence[Drained]) -> None:
+def _row(report: Report, name: str, title: str, rounds: Sequence[Drained]) -> None:
     rate = statistics.median(one.per_second for one in rounds)
     cpu = statistics.median(one.cpu_us for one in rounds)
     server = statistics.median(one.server_us for one in rounds)
     note = f"{cpu:.1f} us of Python's CPU each" + (f", {server:.1f} of the server's" if server else "")
     report.row(
-        f"{name} {version}".rstrip(),
+        title,
         f"{rate:,.0f}/s",
         note,
         key=f"drain, {name}",

@@ -47,7 +47,7 @@ class Peer:
         pins = (FOLDER / f"{name}.txt").read_bytes()
         key = hashlib.sha256(pins + sys.version.encode()).hexdigest()[:12]
         self._folder = cache / f"{name}-{key}"
-        self.version = ""  # as it told in a round
+        self.title = name  # with its version, once it told it in a round
 
     @property
     def _python(self) -> Path:
@@ -74,5 +74,5 @@ class Peer:
         if done.returncode != 0:
             raise RuntimeError(f"{self.name} ended with {done.returncode}: {done.stderr[-2000:]}")
         told = json.loads(done.stdout.splitlines()[-1])
-        self.version = told["version"]
+        self.title = f"{told['peer']} {told['version']}"
         return Drained(tasks, told["seconds"], told["cpu_seconds"])
