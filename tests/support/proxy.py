@@ -84,35 +84,39 @@ class _Link:
     """A client's connection with the one to the server behind it."""
 
     def __init__(
-        self, plan: Break | None, path: Path, *, begun: Callable[[_Link], None], ended: Callable[[_Link], None]
+        self, proxy: FaultProxy, plan: Break | None, *, begun: Callable[[_Link], None], ended: Callable[[_Link], None]
     ) -> None:
-        self._plan, self._path, self._ended = plan, path, ended
+        self._proxy, self._plan, self._ended = proxy, plan, ended
         self._left = plan.after if plan is not None and not plan.asked else None  # bytes until it breaks
         self.broken: How | None = None
         self.client = _Side(self._ask, self._one_ended, made=lambda: begun(self))
         self.server = _Side(self._reply, self._one_ended)
         self.client.other, self.server.other = self.server, self.client
-        self._unasked = bytearray()  # came before there was a way to the server
+        self._unasked = bytearray()  # came before there was a way to the server, or is held back
 
     async def connect(self) -> None:
         """The way to the server; without one the client is closed."""
         try:
-            await asyncio.get_running_loop().create_unix_connection(lambda: self.server, str(self._path))
+            await asyncio.get_running_loop().create_unix_connection(lambda: self.server, str(self._proxy.path))
         except OSError:
             self.client.end("close")
             return
-        self.server.write(bytes(self._unasked))
-        self._unasked.clear()
+        self.pass_on()
+
+    def pass_on(self) -> None:
+        """What was not asked yet, unless it is held back."""
+        if self.server.transport is not None and not self._proxy.holds:
+            self.server.write(bytes(self._unasked))
+            self._unasked.clear()
 
     def _ask(self, data: bytes) -> None:
         if self.broken is not None:
             return
         if self._plan is not None and self._left is None and self._plan.asked in data:
             self._left = self._plan.after
-        if self.server.transport is None:
-            self._unasked += data
-        else:
-            self.server.write(data)
+        self._proxy.look(data)
+        self._unasked += data
+        self.pass_on()
 
     def _reply(self, data: bytes) -> None:
         if self.broken is not None:
@@ -147,8 +151,10 @@ class FaultProxy:
     """Use it by `fault_proxy`. `plan` may be changed at any time; it decides about connections made from then on."""
 
     def __init__(self, path: Path, plan: Plan | None) -> None:
-        self._path = path
+        self.path = path
         self.plan = plan
+        self.holds = False  # what clients ask is kept back, on all connections
+        self._hold_at: bytes | None = None
         self.port = 0
         self.opened = 0  # connections so far
         self.broke = 0  # of them, by plan or on command
@@ -167,7 +173,7 @@ class FaultProxy:
     def accept(self) -> asyncio.Protocol:
         self.opened += 1
         plan = self.plan(self.opened) if self.plan is not None else None
-        link = _Link(plan, self._path, begun=self._begin, ended=self._gone)
+        link = _Link(self, plan, begun=self._begin, ended=self._gone)
         self._links.add(link)
         return link.client
 
@@ -186,6 +192,20 @@ class FaultProxy:
         for link in links:
             link.break_off(how)
         return len(links)
+
+    def hold_at(self, asked: bytes) -> None:
+        """From the first request on that contains this, no request of anybody goes on to the server: the network is slow."""
+        self._hold_at = asked
+
+    def look(self, data: bytes) -> None:
+        if self._hold_at is not None and self._hold_at in data:
+            self._hold_at, self.holds = None, True
+
+    def let_go(self) -> None:
+        """All that was held back arrives, late."""
+        self.holds = False
+        for link in self._links:
+            link.pass_on()
 
     def drop(self) -> None:
         for link in [*self._links]:

@@ -105,6 +105,25 @@ async def test_silent_says_nothing() -> None:
         other.transport.abort()
 
 
+async def test_held_requests_arrive_late() -> None:
+    """From a named request on nothing is answered on any connection, until it is let go: then all of it, in order."""
+    async with through(None) as (proxy, (reader, writer)):
+        other_reader, other = await asyncio.open_connection("127.0.0.1", proxy.port)
+        proxy.hold_at(b"EVALSHA")
+        other.write(b"PING\n")
+        assert await asyncio.wait_for(other_reader.readline(), 5) == b"PING\n"
+        writer.write(b"EVALSHA\n")
+        await until(lambda: proxy.holds, "it holds")
+        other.write(b"PING 2\n")
+        writer.write(b"EVALSHA 2\n")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(other_reader.readline(), 0.2)
+        proxy.let_go()
+        assert await asyncio.wait_for(reader.readexactly(18), 5) == b"EVALSHA\nEVALSHA 2\n"
+        assert await asyncio.wait_for(other_reader.readline(), 5) == b"PING 2\n"
+        other.transport.abort()
+
+
 async def test_absent_server_closes_the_door() -> None:
     """While there is no server behind it, who connects is closed at once, and served once it is there."""
     async with echo() as path:

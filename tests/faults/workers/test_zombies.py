@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
+from processor.store.scripts import load_script
 from tests.faults.workers.oracle import judge_once
 from tests.faults.workers.world import World, the_world
+from tests.support.proxy import FaultProxy, fault_proxy
 from tests.support.until import until
 
 RUNS = 12
@@ -19,7 +23,7 @@ async def test_frozen_worker_changes_nothing_afterwards(consumer: str | None, wa
     """SIGSTOP beyond the visibility timeout, then SIGCONT: another has its work by then, and nothing of the zombie lands."""
     async with the_world(visibility_seconds=1.0) as world:
         zombie = await world.begin_worker("zombie", consumer=consumer)
-        runs = await world.runs_of("work", RUNS, gate="g")
+        runs = await world.runs_of("work", RUNS // 2, gate="g") + await world.runs_of("silent", RUNS // 2, gate="g")
         await until(lambda: world.begun(*runs) == RUNS, "the first worker executes all of them", 20)
         zombie.send(signal.SIGSTOP)
         heir = await world.begin_worker("heir", consumer=consumer)
@@ -35,6 +39,44 @@ async def test_frozen_worker_changes_nothing_afterwards(consumer: str | None, wa
         await world.stop_worker(heir)
         history = await world.verdict()
         assert [feed[-1].attempt for feed in history.feeds.values()] == [2] * RUNS
+
+
+async def test_late_start_changes_nothing() -> None:
+    """A start that arrives when another worker executes the run by now: it goes on there, undisturbed."""
+    async with late_worker("start") as (world, proxy):
+        runs = await world.runs_of("work", RUNS, gate="g")
+        late = await world.begin_worker("late", url=proxy.url)
+        await until(lambda: proxy.holds, "a start is on its way", 20)
+        await world.begin_worker("heir")
+        await until(lambda: world.begun(*runs) == RUNS, "the second worker executes all of them", 20)
+        proxy.let_go()
+        await world.stop_worker(late)  # drained: it has its answers
+        world.open_gate("g")
+        history = await world.verdict()
+        assert judge_once(history, runs) == []
+        assert {begun.who for begun in history.begun} == {"heir"}
+
+
+async def test_late_settlement_changes_nothing() -> None:
+    """A settlement that arrives when another worker has done the work again: effects are those of the second attempt."""
+    async with late_worker("settle") as (world, proxy):
+        runs = await world.runs_of("silent", RUNS)
+        late = await world.begin_worker("late", url=proxy.url)
+        await until(lambda: proxy.holds, "a settlement is on its way", 20)
+        await world.begin_worker("heir")
+        await until(lambda: _ended(world, RUNS), "the second worker has finished all of them", 20)
+        proxy.let_go()
+        await world.stop_worker(late)
+        history = await world.verdict()
+        assert max(history.feeds[run][-1].attempt or 0 for run in runs) == 2
+
+
+@asynccontextmanager
+async def late_worker(asked: str) -> AsyncIterator[tuple[World, FaultProxy]]:
+    """A way to the server on which, from the first such call on, nothing arrives for a while."""
+    async with the_world(visibility_seconds=1.0) as world, fault_proxy(world.server.socket) as proxy:
+        proxy.hold_at(load_script(asked).sha)
+        yield world, proxy
 
 
 async def _ended(world: World, count: int) -> bool:
