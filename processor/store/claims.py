@@ -199,7 +199,7 @@ async def forget_consumers(
 
 
 async def _bodies(session: Scripted, stream: _Stream, entries: Sequence[str]) -> list[tuple[str, Taken | None]]:
-    """What stands in the stream; None for an entry that was deleted."""
+    """What stands in the stream; None for an entry that was deleted or is none of ours."""
     pipe = _pipeline(session)
     for entry in entries:
         pipe.xrange(stream.name, entry, entry)
@@ -209,7 +209,10 @@ async def _bodies(session: Scripted, stream: _Stream, entries: Sequence[str]) ->
     ]
 
 
-def _taken(task: str, entry: str, fields: Mapping[bytes, bytes]) -> Taken:
+def _taken(task: str, entry: str, fields: Mapping[bytes, bytes]) -> Taken | None:
+    if not fields.keys() >= {b"r", b"i", b"e"}:  # somebody added it by hand; claim.lua leaves it alone
+        log.warning("entry_unreadable", task=task, entry=entry)
+        return None
     return Taken(task, entry, fields[b"r"].decode(), fields[b"i"].decode(), fields[b"e"])
 
 

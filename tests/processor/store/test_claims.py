@@ -178,6 +178,20 @@ def test_a_body_deleted_since_the_peek_is_counted(scene: Scene, monkeypatch: pyt
     assert metrics.lost_entries_total._value.get() == before + 1
 
 
+def test_a_foreign_entry_holds_up_nobody(scene: Scene) -> None:
+    """Somebody added it by hand: it is no run's, is left where it is, and told."""
+    work = scene.group()
+    foreign = scene.client.xadd(work, {"hello": "world"}).decode()
+    scene.queue("a")
+    entries = scene.read("gone")
+    for entry in entries:
+        scene.let_idle(entry)
+    with structlog.testing.capture_logs() as logs:
+        assert runs(scene.settled_look(scene.claims())) == ["a"]
+    assert scene.owners()[foreign] == "gone"
+    assert {"event": "entry_unreadable", "log_level": "warning", "task": "build", "entry": foreign} in logs
+
+
 # -- silences
 
 
