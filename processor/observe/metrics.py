@@ -16,6 +16,7 @@ __all__ = [
     "gaps_told_total",
     "lost_entries_total",
     "promoted_total",
+    "put_off_total",
     "reconnects_total",
     "refills_total",
     "requests_total",
@@ -65,6 +66,11 @@ claimed_entries_total = Counter(
 )
 promoted_total = Counter(
     "tailrace_promoted_total", "Retries, late starts and deferred entries that were due and queued"
+)
+put_off_total = Counter(
+    "tailrace_put_off_total",
+    "Work entries put off by the rate or limit of their task, or as nobody could be asked",
+    ["reason"],
 )
 lost_entries_total = Counter(
     "tailrace_lost_entries_total", "Work entries whose body was gone: their runs are never executed"

@@ -19,6 +19,7 @@ from processor.core.errors import ServerError
 from processor.core.json import loads
 from processor.core.rate import Limit, Rate
 from processor.core.settings import Settings
+from processor.observe.metrics import put_off_total
 from processor.store.connection import speaking_of
 from processor.store.executing import Taken
 from processor.store.rates import Asking, Place, PlaceVerb, Turn, ask_places, ask_rates
@@ -101,6 +102,7 @@ class Gate:
                     waits[position] = wait
         except ServerError as error:
             log.warning("limits_not_asked", entries=len(wanted), error=error.code)
+            put_off_total.labels("away").inc(len(wanted))
             for w in wanted:
                 waits[w.position] = AWAY_MS
                 if w.place is not None:  # perhaps taken: its answer was lost
@@ -118,11 +120,13 @@ class Gate:
             if w.place is None or w.position not in full:
                 continue
             refused.append((w.position, self._apart(f"limit:{w.place.key}", LOOK_AGAIN_MS, LOOK_AGAIN_MS)))
+        put_off_total.labels("limit").inc(len(full))
         timed = [w for w in wanted if w.turn is not None and w.position not in full]
         turns = [w.turn for w in timed if w.turn is not None]
         for w, turn, wait in zip(timed, turns, await ask_rates(self._session, turns), strict=True):
             if wait:
                 self._give_back([w.taken.run])
+                put_off_total.labels("rate").inc()
                 refused.append((w.position, self._apart(f"rate:{turn.key}", wait, turn.rate.interval_ms)))
         return refused
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import redis
+from prometheus_client import REGISTRY
 
 from processor import Tailrace
 from processor.client.session import Session
@@ -162,6 +163,23 @@ async def test_those_who_wait_come_back_one_behind_the_other(session: Session) -
     assert first == 0
     assert 59_000 < second <= 60_000
     assert third == second + MOST_APART_MS // 2  # a minute behind it would be too far: drawn from the half minute
+
+
+async def test_what_is_put_off_is_counted(session: Session) -> None:
+    """By what put it off: the rate, the limit, or a server that did not answer."""
+
+    def count(reason: str) -> float:
+        return REGISTRY.get_sample_value("tailrace_put_off_total", {"reason": reason}) or 0
+
+    before = {reason: count(reason) for reason in ("rate", "limit", "away")}
+    counting = Counting(session)
+    rated, limited = Job("rated", rate=Rate("1/h")), Job("limited", limit=Limit(1))
+    gate = gate_of(counting, rated, limited)
+    await ask(gate, rated, "a", "b")
+    await ask(gate, limited, "c", "d", "e")
+    counting.fails_before = True
+    await ask(gate, rated, "f")
+    assert {reason: count(reason) - before[reason] for reason in before} == {"rate": 1, "limit": 2, "away": 1}
 
 
 async def test_what_waited_is_forgotten(session: Session) -> None:
