@@ -6,7 +6,7 @@ import asyncio
 import signal
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -87,15 +87,15 @@ class LockDaemons:
 
 
 @contextmanager
-def running_lock_servers(count: int) -> Iterator[LockDaemons]:
-    """Every second one is Redis 7, where that is installed."""
+def running_lock_servers(count: int, first: Callable[[Path], Daemon] | None = None) -> Iterator[LockDaemons]:
+    """Every second one is Redis 7, where that is installed. first: makes the first one, in its folder."""
     kinds: list[Kind] = ["valkey", "redis7" if binary_of("redis7") else "valkey"]
     with tempfile.TemporaryDirectory(prefix="tailrace-lock-") as root:
         daemons = []
         for number in range(count):
             folder = Path(root) / str(number)
             folder.mkdir()
-            daemons.append(Daemon(kinds[number % 2], folder))
+            daemons.append(first(folder) if first and number == 0 else Daemon(kinds[number % 2], folder))
         try:
             for daemon in daemons:
                 daemon.start()

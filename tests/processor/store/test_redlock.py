@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
+from pathlib import Path
 
 import anyio
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from processor.store.redlock import Held, LockServer, RedLock, Vote, lock_servers
 from tests.processor.store.lock_servers import LockDaemons, Party, running_lock_servers
 from tests.processor.store.stage import LIMITS
+from tests.support.faketime import ClockedDaemon
 from tests.support.servers import TestServer
 from tests.support.until import until
 
@@ -423,3 +425,32 @@ async def test_restarts_one_after_the_other(daemons: LockDaemons) -> None:
     for party in group:
         await party.close()
     assert not witness.overlaps(), SEED
+
+
+async def test_a_clock_that_leaps() -> None:
+    """One of three servers has a clock that leaps by an hour, ahead and back, all the time: there are never two."""
+    print("seed", SEED)
+    draw = random.Random(SEED)
+    made: list[ClockedDaemon] = []
+
+    def clocked(folder: Path) -> ClockedDaemon:
+        made.append(ClockedDaemon(folder))
+        return made[0]
+
+    with running_lock_servers(3, clocked) as daemons:
+        await daemons.is_old(range(3), TTL_MS)
+        witness, stop = _Witness(), asyncio.Event()
+        group = [Party(daemons.urls, "lock", ttl_ms=TTL_MS) for _ in range(3)]
+        holding = [
+            asyncio.create_task(witness.hold(who, party, random.Random(draw.random()), stop))
+            for who, party in enumerate(group)
+        ]
+        for seconds in (3600, 0, -3600, 0, 3600, -3600):
+            await asyncio.sleep(draw.uniform(0.1, TTL_MS / 1000))
+            made[0].move(seconds)
+        stop.set()
+        await asyncio.gather(*holding)
+        for party in group:
+            await party.close()
+    assert not witness.overlaps(), SEED
+    assert len(witness.spans) >= 3
