@@ -29,11 +29,12 @@ from processor.core.errors import (
 )
 from processor.core.events import GAP, Event, Fields, draft, plain, text_payload, text_tail
 from processor.core.json import dumps, loads
+from processor.core.lifecycle import TERMINAL
 from processor.core.names import check_labels, check_name, check_run, check_type, is_text
 from processor.core.start import start_hash
 from processor.store.connection import execute, speaking_of
 from processor.store.follow import follow
-from processor.store.runs import RunState, read_feed, read_state
+from processor.store.runs import RunState, read_feed, read_state, read_tail
 from processor.store.writer import Sent, Writer
 
 if TYPE_CHECKING:
@@ -247,8 +248,11 @@ class Run(Generic[R]):
         with speaking_of(session.server.address.url):
             state = await read_state(session, self.id)
         if state is None:
-            raise RunNotFound(f"there is no run {self.id}.", remedy="It never began, or it expired.", run=self.id)
+            raise self._not_found()
         return state
+
+    def _not_found(self) -> RunNotFound:
+        return RunNotFound(f"there is no run {self.id}.", remedy="It never began, or it expired.", run=self.id)
 
     async def text(self) -> str:
         """Assembled text of the current attempt, with everything written through this handle."""
@@ -280,17 +284,20 @@ class Run(Generic[R]):
         raise RunFailed(f"run {self.id} failed ({reason}): {error}", run=self.id, reason=reason, error=error)
 
     async def _last_event(self) -> Event[Any]:
-        state = await self.state()
         session = await self._session()
-        tail = FeedId.parse(state.tail) if state.tail else FeedId(0, 0)
-        if state.terminal:
+        with speaking_of(session.server.address.url):
+            found = await read_tail(session, self.id)
+        if found is None:
+            raise self._not_found()
+        status, tail = found[0], FeedId.parse(found[1])
+        if status in TERMINAL:
             with speaking_of(session.server.address.url):
-                found = await read_feed(session, self.id, tail.seq, count=1)
-            if not found:
+                events = await read_feed(session, self.id, tail.seq, count=1)
+            if not events:
                 raise RunClosed(
-                    f"run {self.id} ended as {state.status}; its events have expired.", run=self.id, status=state.status
+                    f"run {self.id} ended as {status}; its events have expired.", run=self.id, status=status
                 )
-            return Event(self.id, *found[0])
+            return Event(self.id, *events[0])
         last: Event[Any] | None = None
         async for event in follow(session, self.id, tail, live=True):
             last = event
