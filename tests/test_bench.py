@@ -21,6 +21,7 @@ FEED = {
     *("cpu_one_run_of_c", "cpu_one_run_by_send_of_c", "cpu_many_runs_busy_of_c"),
     *("sustained_one_run_of_c", "sustained_many_runs_of_c"),
 }
+PROCESS = {"of_floor", "of_fastest_peer", "python_cpu", "start_p99", "renewals", "memory_left"}
 LINE = re.compile(r"(\w+)\.(\w+) figure=(\S+) (?:rounds=\S+ |\(.*\) )?target=[<>]=\S+ (met|missed|skipped)")
 
 
@@ -60,6 +61,13 @@ def test_append_reports_its_targets(tmp_path: Path) -> None:
 def test_feed_reports_its_targets(tmp_path: Path) -> None:
     """`python -m bench feed` judges nine targets, and its exit code is theirs."""
     check("feed", FEED, *run(tmp_path, "feed"))
+
+
+def test_process_reports_its_targets(tmp_path: Path) -> None:
+    """`python -m bench process` judges six targets, and shows that of the other libraries as skipped unless asked for them."""
+    code, lines, figures = run(tmp_path, "process")
+    check("process", PROCESS, code, lines, figures)
+    assert [line.split(" ")[0] for line in lines if line.endswith(" skipped")] == ["process.of_fastest_peer"]
 
 
 @pytest.mark.skipif(compiler() is None, reason="shown by the test above")

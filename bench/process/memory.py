@@ -27,7 +27,8 @@ from processor.store.embedded import Aof
 
 __all__ = ["measure_memory", "slope"]
 
-SETTINGS: Final[dict[str, Any]] = {"retain_hours": 0.0004, "tombstone_hours": 0.0004, "visibility_seconds": 2.0}
+RETAIN_HOURS: Final = 0.0004
+VISIBILITY_SECONDS: Final = 2.0  # a quarter of it is how often a pass looks for what is due
 BYTES: Final = 1.0  # that stay for a run, at most: a field of a hash, an entry of any kind takes more than ten
 WARM: Final = 2  # rounds: tables and buffers grow to their size
 QUIET_SECONDS: Final = 60.0
@@ -36,14 +37,19 @@ LOOK_SECONDS: Final = 0.1
 
 def measure_memory(report: Report, aof: Aof, *, quick: bool) -> None:
     """The slope over rounds is judged, in bytes a run."""
-    rounds, runs = (3, 300) if quick else (12, 5_000)
+    rounds, runs, retain_hours = (2, 300, RETAIN_HOURS / 4) if quick else (12, 5_000, RETAIN_HOURS)
+    settings: dict[str, Any] = {
+        "retain_hours": retain_hours,
+        "tombstone_hours": retain_hours,
+        "visibility_seconds": VISIBILITY_SECONDS,
+    }
     with (
         served_by_tcp(aof) as server,
-        hired_worker(server.url, "nothing", settings=SETTINGS) as worker,
+        hired_worker(server.url, "nothing", settings=settings) as worker,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
         worker.begin()
-        used, peaks = runner.run(_rounds(server.url, WARM + rounds, runs))
+        used, peaks = runner.run(_rounds(Settings(redis_url=server.url, **settings), WARM + rounds, runs))
         worker.end()
     used = used[WARM:]
     left = slope(used) / runs
@@ -63,13 +69,13 @@ def slope(values: Sequence[float]) -> float:
     return statistics.median((b - a) / (j - i) for (i, a), (j, b) in combinations(enumerate(values), 2))
 
 
-async def _rounds(url: str, rounds: int, runs: int) -> tuple[list[int], list[int]]:
+async def _rounds(settings: Settings, rounds: int, runs: int) -> tuple[list[int], list[int]]:
     """Bytes used after each round, and at the end of its load."""
     used, peaks = [], []
-    async with Tailrace(settings=Settings(redis_url=url, **SETTINGS)) as tail:
+    async with Tailrace(settings=settings) as tail:
         nothing = Tasks(tail).nothing
         keys = (await tail.session()).keys
-        with Redis.from_url(url) as redis:
+        with Redis.from_url(settings.redis_url or "") as redis:
             for _ in range(rounds):
                 await start_many(nothing, runs)
                 peaks.append(_used(redis))
