@@ -87,6 +87,8 @@ async def follow(
     try:
         if not topic.exists:
             await _begun(topic, wait_seconds)
+        if not live and topic.users > 1:  # others follow it: it is where their messages are, which may be behind the feed
+            await topic.check()
         while True:
             for event in _events(run, queue.taken()):
                 yield event

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from processor.client.tailrace import Tailrace
 from processor.store.connection import execute
+from processor.store.dead import DeadLetter, Wanted, letters
 from processor.store.embedded import EmbeddedServer
 from processor.store.space import ms_of
 from processor.testing.fake import Clock, running_fake
 
 if TYPE_CHECKING:
     from processor.client.task import Task
-    from processor.store.dead import DeadLetter
     from processor.worker.worker import Worker
 
 __all__ = ["Sandbox", "sandbox"]
@@ -75,10 +75,8 @@ class Sandbox:
 
     async def dead(self, task: Task[..., Any] | str) -> Sequence[DeadLetter]:
         """The task's dead letters, newest first."""
-        from processor.store.dead import list_dead
-
         name = task if isinstance(task, str) else task.name
-        return await list_dead(await self._tail.session(), task=name)
+        return [letter async for letter in letters(await self._tail.session(), Wanted(task=name))]
 
     async def _working(self) -> Worker:
         """The worker, which knows every task that there is by now."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
+
+import structlog
 
 from processor.core.errors import ServerError
 from processor.core.keys import Keyspace
@@ -14,9 +15,13 @@ from processor.worker.places import Places
 
 __all__ = ["Reading"]
 
+log = structlog.get_logger("tailrace.worker")
 BLOCK_SECONDS: Final = 1.0  # when every stream is named: nothing that is added meanwhile goes unnoticed
 ROUND_SECONDS: Final = 0.1  # in which each stream is named at least once, where there are fewer places than streams
 ANSWER_SECONDS: Final = 5.0  # behind the end of a block
+DEEP_COUNT: Final = (
+    50  # entries of one stream while there is more than can be taken: a call's costs are shared by as many
+)
 
 _Stream = tuple[int, str]  # partition, task
 
@@ -31,7 +36,7 @@ class Reading:
         self._names = {self._key(stream).encode(): stream for stream in self._streams}
         self._at = 0  # where the rotation goes on
         self._has_groups = False
-        self._unblock: asyncio.Task[Any] | None = None
+        self._is_deep = False  # the last read was given all that it asked for
 
     def _key(self, stream: _Stream) -> str:
         return self._keyspace.partitions[stream[0]].work(stream[1])
@@ -55,17 +60,20 @@ class Reading:
                 raise
             self._has_groups = False  # flushed, or lost with the server's last second
             return []
-        return [entry for name, entries in reply or () for entry in self._taken(name, entries)]
+        found = [entry for name, entries in reply or () for entry in self._taken(name, entries)]
+        self._is_deep = len(found) == len(streams) * count
+        return found
 
     def _choose(self) -> tuple[list[_Stream], int]:
         """Streams to name, and how many entries of each."""
         free = {task: self._places.free(task) for task in self._tasks}
         left, room = dict(free), self._places.free_in_all
+        most = max(1, room // DEEP_COUNT) if self._is_deep else room
         chosen: list[_Stream] = []
         total = len(self._streams)
         for i in range(total):
             stream = self._streams[(self._at + i) % total]
-            if len(chosen) < room and left[stream[1]] > 0:
+            if len(chosen) < most and left[stream[1]] > 0:
                 left[stream[1]] -= 1
                 chosen.append(stream)
         if not chosen:
@@ -82,7 +90,14 @@ class Reading:
 
     def _taken(self, name: bytes, entries: Any) -> list[Taken]:
         _, task = self._names[name]
-        return [Taken(task, id.decode(), fields[1].decode(), fields[3].decode(), fields[5]) for id, fields in entries]
+        found = []
+        for id, fields in entries:
+            try:
+                _, run, _, queued, _, payload = fields
+                found.append(Taken(task, id.decode(), run.decode(), queued.decode(), payload))
+            except (ValueError, TypeError):
+                log.warning("entry_unreadable", task=task, entry=id.decode())  # somebody added it by hand
+        return found
 
     async def _make_groups(self) -> None:
         """At 0: what was queued before the first worker came is read as well."""
