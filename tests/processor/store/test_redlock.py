@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ from processor.store.redlock import Held, LockServer, RedLock, Vote, lock_server
 from tests.processor.store.lock_servers import LockDaemons, Party, running_lock_servers
 from tests.processor.store.stage import LIMITS
 from tests.support.faketime import ClockedDaemon
+from tests.support.program import ROOT
 from tests.support.servers import TestServer
 from tests.support.until import until
 
@@ -299,6 +301,25 @@ async def test_a_server_that_does_not_tell_its_age(daemons: LockDaemons, rights:
         try:
             party = Party([daemons.urls[0].replace("://", "://locker:pw@")], "lock", ttl_ms=60_000)
             assert await party.lock.acquire() is not None
+            await party.close()
+        finally:
+            client.execute_command("ACL", "DELUSER", "locker")
+
+
+async def test_rights_of_the_deploy_page_suffice(daemons: LockDaemons) -> None:
+    """A user made as docs/deploy.md says can win, extend and release, and is asked for the server's age."""
+    (rights,) = re.findall(r"`(~tr:[{]default[}]:lock:[*] [^`]+)`", (ROOT / "docs/deploy.md").read_text())
+    with daemons.client(0) as client:
+        client.execute_command("ACL", "LOG", "RESET")
+        client.execute_command("ACL", "SETUSER", "locker", "on", ">pw", *rights.split())
+        try:
+            party = Party([daemons.urls[0].replace("://", "://locker:pw@")], "tr:{default}:lock:x", ttl_ms=TTL_MS)
+            held = await won(party)
+            longer = await party.lock.extend(held)
+            assert longer is not None
+            await party.lock.release(longer)
+            assert daemons.keys(0) == []
+            assert client.execute_command("ACL", "LOG") == []
             await party.close()
         finally:
             client.execute_command("ACL", "DELUSER", "locker")
