@@ -12,14 +12,17 @@ from processor.core.worker import Workers
 __all__ = ["why_queued"]
 
 
-def why_queued(task: str, *, due: int | None, tried: bool, lag: int, workers: Workers) -> str:
+def why_queued(task: str, *, due: int | None, tried: bool, refused: bool, lag: int, workers: Workers) -> str:
     """What it waits for; reads on behind "waits for".
 
     due: before which it does not run (ms), None for at once. tried: whether an execution of it began before.
+    refused: whether a worker had it in hand and put it off before it began, as a rate or a limit asks.
     lag: entries of the task, in the run's partition, that no worker has taken yet, its own among them.
     """
     if due is not None and due > workers.now:
-        return f"its next try at {_second(due)}" if tried else f"its time, {_second(due)}"
+        if tried:
+            return f"its next try at {_second(due)}"
+        return f"its {'rate or limit, asked again at' if refused else 'time,'} {_second(due)}"
     having = workers.that_have(task)
     if not having:
         return f'a worker: none that has task "{task}" is alive{_last(task, workers)}'

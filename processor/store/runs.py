@@ -139,8 +139,14 @@ async def _explained(space: Space, states: Sequence[RunState]) -> list[RunState]
     def explained(state: RunState) -> RunState:
         if state.run not in streams or state.task is None:
             return state
-        lag = lags[streams[state.run]]
-        why = why_queued(state.task, due=state.due, tried=state.attempt > 0, lag=lag, workers=workers)
+        why = why_queued(
+            state.task,
+            due=state.due,
+            tried=state.attempt > 0,
+            refused=state.exec is not None,  # "": an execution was taken from it, or put off
+            lag=lags[streams[state.run]],
+            workers=workers,
+        )
         return replace(state, waiting_for=why)
 
     return [explained(state) for state in states]

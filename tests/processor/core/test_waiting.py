@@ -53,13 +53,18 @@ NONE = 'a worker: none that has task "answer" is alive'
 )
 def test_for_a_worker(workers: list[WorkerState], lag: int, words: str) -> None:
     """Who is missing, or how many wait before it, and whether all places are taken."""
-    assert why_queued("answer", due=None, tried=False, lag=lag, workers=Workers(NOW, tuple(workers))) == words
+    known = Workers(NOW, tuple(workers))
+    assert why_queued("answer", due=None, tried=False, refused=False, lag=lag, workers=known) == words
 
 
 def test_for_its_time() -> None:
-    """A delayed start and a retry say when; once that has passed, they wait for a worker as all others do."""
-    workers = Workers(NOW)
-    assert why_queued("answer", due=NOW + 5000, tried=False, lag=0, workers=workers) == "its time, 2026-11-24T07:44:41Z"
-    later = why_queued("answer", due=NOW + 5000, tried=True, lag=0, workers=workers)
-    assert later == "its next try at 2026-11-24T07:44:41Z"
-    assert why_queued("answer", due=NOW, tried=True, lag=0, workers=workers) == NONE
+    """A delayed start and a retry say when, one that a limit put off when it is asked again; once that has passed, they wait
+    for a worker as all others do."""
+
+    def why(due: int, *, tried: bool = False, refused: bool = False) -> str:
+        return why_queued("answer", due=due, tried=tried, refused=refused, lag=0, workers=Workers(NOW))
+
+    assert why(NOW + 5000) == "its time, 2026-11-24T07:44:41Z"
+    assert why(NOW + 5000, tried=True, refused=True) == "its next try at 2026-11-24T07:44:41Z"
+    assert why(NOW + 5000, refused=True) == "its rate or limit, asked again at 2026-11-24T07:44:41Z"
+    assert why(NOW, tried=True) == NONE

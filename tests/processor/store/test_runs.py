@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 from redis.asyncio import Redis
 
+from processor.client.run import Run
 from processor.client.session import Session
 from processor.client.tailrace import Tailrace
 from processor.core.settings import Settings
@@ -15,7 +17,9 @@ from processor.store.connection import execute
 from processor.store.lag import GROUP
 from processor.store.runs import list_runs, read_state
 from processor.store.workers import announce, tell_stopped, worker_here
+from processor.worker.worker import Worker
 from tests.support.servers import TestServer
+from tests.support.until import until
 
 
 @pytest.fixture
@@ -55,6 +59,25 @@ async def test_without_and_with_a_worker(tail: Tailrace) -> None:
     assert words.startswith(f'a worker: none that has task "answer" is alive (last: {worker.name}, stopped 20')
 
 
+async def test_a_rate(tail: Tailrace) -> None:
+    """A run that a worker took and put off, since its task's rate is used up, says that, and not that its time has not come."""
+
+    @tail.task(rate="1/day")
+    async def answer(run: Run) -> None: ...
+
+    worker = Worker(tail)
+    runs = [(await answer.start()).id for _ in range(2)]
+    session = await tail.session()
+
+    async def is_refused() -> bool:
+        return any(["its rate or limit, asked again at 20" in (await waits(session, run) or "") for run in runs])
+
+    working = asyncio.create_task(worker.run())
+    await until(is_refused, "one of them waits for the rate", 10)
+    worker.stop()
+    await working
+
+
 async def test_a_listing_costs_one_look(tail: Tailrace, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many queued runs a page has, the workers are read once, and each task's stream once; other runs cost nothing."""
     session = await tail.session()
@@ -67,7 +90,8 @@ async def test_a_listing_costs_one_look(tail: Tailrace, monkeypatch: pytest.Monk
         await tail.start("answer" if n % 2 else "crawl")
     with counted(monkeypatch) as commands:
         page, _ = await list_runs(session)
-    assert [state.waiting_for is not None for state in page] == [True] * 5 + [False]
+    assert [state.run for state in page if state.waiting_for is None] == ["done"]
+    assert len(page) == 6
     assert commands.count("HGETALL") == 6 + 1
     assert commands.count("XLEN") == commands.count("XPENDING") == 2
     assert commands.count("TIME") == 1
