@@ -115,3 +115,13 @@ async def patient(run: Run, laters: int = 0, gate: str = "") -> dict[str, Any]:
         raise RetryLater(0.01)
     result: dict[str, Any] = await work(run, marks=2, gate=gate)
     return result
+
+
+@tail.task(retry=OFTEN)
+async def family(run: Run, children: int = 3, pause_ms: int = 20) -> dict[str, Any]:
+    """Calls children one after the other, then as many at once, and leaves its effect."""
+    begin(run)
+    marks = [(await work.call(2, pause_ms))["marks"] for _ in range(children)]
+    at_once = await asyncio.gather(*(work.call(1, pause_ms) for _ in range(children)))
+    leave_effect(run)
+    return {"marks": 0, "of_children": sum(marks) + sum(result["marks"] for result in at_once)}
