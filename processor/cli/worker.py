@@ -13,7 +13,7 @@ import typer
 
 from processor.cli.children import own_command
 from processor.cli.ending import ending
-from processor.cli.exits import NoTask, Usage
+from processor.cli.exits import NoTask, NotLoaded, Usage
 from processor.cli.keeper import Keeper, Kept, keep_together
 from processor.cli.lacking import tell_lacking
 from processor.cli.loading import load_tail, module_of
@@ -57,6 +57,7 @@ def worker(
     with parent.loading():
         tail = load_tail(target)
     chosen = _chosen(tail, tasks, module_of(target))
+    _prepare(tail, chosen)
     raise typer.Exit(serve_on_uvloop(_execute(out, parent, tail, module_of(target), chosen, concurrency, burst)))
 
 
@@ -114,6 +115,15 @@ def _chosen(tail: Tailrace, tasks: str | None, module: str) -> list[str]:
             value=tasks,
         )
     return sorted(set(wanted))
+
+
+def _prepare(tail: Tailrace, tasks: Collection[str]) -> None:
+    """What takes time when first needed, and what is wrong with a task, before it fails a run. Raises NotLoaded, SettingsError."""
+    for name in tasks:
+        try:
+            tail.tasks[name].prepare()
+        except (TypeError, NameError) as error:
+            raise NotLoaded(f"task {name} cannot be executed: {error}.", remedy="Mend its parameters.") from error
 
 
 async def _execute(

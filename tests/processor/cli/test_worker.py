@@ -152,6 +152,15 @@ async def test_wrong_usage(cli: Cli, args: list[str], said: str) -> None:
     assert said in ended.err
 
 
+async def test_a_task_that_cannot_be_executed(cli: Cli, tmp_path: Path) -> None:
+    """An annotation that does not exist is told before a run fails of it."""
+    write(tmp_path / "more.py", MORE.replace("seconds: float", 'seconds: "Secondz"'))
+    ended = await cli("worker", "tasks:tail")
+    assert ended.code == 2
+    assert ended.err.startswith("error[not-loaded]: task hold cannot be executed: ")
+    assert "Secondz" in ended.err
+
+
 async def test_without_a_server(lone_cli: Cli) -> None:
     """No address, and one where nothing answers, are told as all commands tell them."""
     ended = await lone_cli("worker", "tasks:tail")
