@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.program import Program
+from tests.support.until import until
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -31,9 +32,10 @@ def shown() -> list[str]:
     return [re.sub(r"\s+# .*$", "", line) for line in lines]
 
 
-def program_text() -> str:
-    (text,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    return str(text)
+def programs() -> dict[str, str]:
+    """README's listings by the name in their first line."""
+    texts = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    return {text.partition("\n")[0].removeprefix("# "): text for text in texts}
 
 
 def free_port() -> int:
@@ -76,7 +78,9 @@ class Shell:
 def test_program_is_about_fifteen_lines() -> None:
     """The program that README shows stays as short as it says."""
     lines = [
-        line for line in program_text().splitlines() if line.strip() and not line.startswith(("#", "import", "from"))
+        line
+        for line in programs()["app.py"].splitlines()
+        if line.strip() and not line.startswith(("#", "import", "from"))
     ]
     assert len(lines) <= 15
 
@@ -87,7 +91,8 @@ async def test_every_command_of_readme_works_as_written(tmp_path: Path, program:
     if not shutil.which("curl"):
         pytest.skip("curl is not installed")
     open_ = [line for line in shown() if line not in ELSEWHERE]
-    (tmp_path / "app.py").write_text(program_text())
+    for name, text in programs().items():
+        (tmp_path / name).write_text(text)
     shell = Shell(tmp_path, free_port(), free_port())
     tailrace = str(Path(sys.executable).with_name("tailrace"))
     env = {**shell.env, "TAILRACE_REDIS_URL": None, "REDIS_URL": None}
@@ -111,6 +116,19 @@ async def test_every_command_of_readme_works_as_written(tmp_path: Path, program:
     assert code == 0, out
     assert "You " in out
     assert "event: tailrace.end" in out
+
+    assert take("tailrace worker") == "tailrace worker jobs:tail"
+    worker = program(tailrace, "worker", "jobs:tail", env=env, cwd=tmp_path)
+    await worker.says("charge", 20)
+    code, out = await shell.run(take('tailrace start charge \'{"order":"A1"'))
+    assert code == 0, out
+    assert "receipt-A1" in out
+    code, out = await shell.run(take('tailrace start charge \'{"order":"A2"'))
+    assert code == 0, out
+    show = take("tailrace dead show")
+    await until(lambda: _succeeds(shell, show), "its dead letter is there", 20)
+    code, out = await shell.run(take("tailrace dead requeue"))
+    assert code == 0, out
 
     # One's own Redis: the server that `tailrace up` started stands for it.
     export, doctor, gateway = take("export TAILRACE_REDIS_URL"), take("tailrace doctor"), take("tailrace gateway")
@@ -144,6 +162,32 @@ async def test_every_command_of_readme_works_as_written(tmp_path: Path, program:
     assert out.count('"duplicate"') == 2, out
     up.send(signal.SIGINT)
     assert await up.ended(5) in (0, 130)
+
+
+async def _succeeds(shell: Shell, line: str) -> bool:
+    code, out = await shell.run(line)
+    return code == 0 and "nothing to charge" in out
+
+
+def test_the_test_of_readme_passes(tmp_path: Path) -> None:
+    """README's test of its own task passes, without a server."""
+    for name, text in programs().items():
+        (tmp_path / name).write_text(text)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        "asyncio_mode=auto",
+        "test_jobs.py",
+    ]
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "1 passed" in done.stdout
 
 
 def test_curl_commands_use_the_documented_port() -> None:
