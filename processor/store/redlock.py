@@ -218,14 +218,16 @@ class RedLock:
         return free + ttl * JITTER_SHARE * draw if free < poll else poll * (0.2 + 0.8 * draw)
 
     async def extend(self, held: Held) -> Held | None:
-        """The lock with its validity begun anew. None if a majority did not agree in time: until seconds_left is 0 it may be
-        tried again. None for good once it was extended max_extensions times, or is not valid any more."""
-        if held.extensions >= self._max_extensions or self.seconds_left(held) <= 0:
+        """The lock with its validity begun anew; itself, if not enough servers answered: until seconds_left is 0 that may be
+        tried again. None if it is lost, or was extended max_extensions times."""
+        if not self.may_extend(held) or self.seconds_left(held) <= 0:
             return None
         began = self._clock()
         votes = await self._ask(self.servers, lambda server: server.extend(self.key, held.token))
-        if not self._is_majority(votes) or self.seconds_left(held) <= 0:
+        if self.seconds_left(held) <= 0 or self._is_refused(votes):
             return None
+        if not self._is_majority(votes):
+            return held
         return replace(held, valid_until=began + self._valid_seconds, extensions=held.extensions + 1)
 
     def may_extend(self, held: Held) -> bool:
@@ -242,6 +244,10 @@ class RedLock:
 
     def _is_majority(self, votes: Sequence[Vote]) -> bool:
         return sum(vote.answer == "yes" for vote in votes) >= self.quorum
+
+    def _is_refused(self, votes: Sequence[Vote]) -> bool:
+        """Whether there can be no majority any more, whatever the silent ones would say."""
+        return sum(vote.answer == "no" for vote in votes) > len(self.servers) - self.quorum
 
     async def _ask(
         self, servers: Sequence[LockServer], question: Callable[[LockServer], Awaitable[Vote]]

@@ -119,9 +119,9 @@ class Singletons:
             if not lock.may_extend(held):
                 return "handed_over"
             longer = await self._extend(lock, held)
-            if longer is None and lock.seconds_left(held) <= 0:
+            if longer is None or lock.seconds_left(longer) <= 0:
                 return "lost"
-            held, share = (longer, RENEWAL_SHARE) if longer else (held, RETRY_SHARE)
+            held, share = longer, RETRY_SHARE if longer is held else RENEWAL_SHARE
 
     async def _extend(self, lock: RedLock, held: Held) -> Held | None:
         """No longer than it is valid, whatever the servers do."""
@@ -129,7 +129,7 @@ class Singletons:
             async with asyncio.timeout(max(lock.seconds_left(held), 0)):
                 return await lock.extend(held)
         except TimeoutError:
-            return None
+            return held
 
     def _has_failed(self, name: str, doing: asyncio.Future[Any]) -> bool:
         """This is the duties' edge: what one raises ends here."""

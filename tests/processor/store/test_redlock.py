@@ -197,15 +197,20 @@ async def test_release_where_it_may_be() -> None:
 
 
 async def test_extended_too_late() -> None:
-    """A lock whose validity has ended is not extended, nor is one counted that a majority did not extend."""
+    """A lock whose validity has ended is not extended. One that too few extended may be tried again, one that too many refused
+    is lost."""
     now = [0.0]
     lock, servers = scripted(now, 0, {}, {"extend": Vote("no", 0)}, {"extend": Vote("silent")})
     held = await lock.acquire()
     assert held is not None
-    assert await lock.extend(held) is None
-    assert lock.seconds_left(held) > 9  # the servers still hold it: another try may succeed
+    assert await lock.extend(held) is held
     servers[1].answers = {}
-    assert await lock.extend(held) is not None
+    longer = await lock.extend(held)
+    assert longer is not None
+    assert longer.extensions == 1
+    servers[1].answers = servers[2].answers = {"extend": Vote("no", 0)}
+    assert await lock.extend(longer) is None
+    servers[1].answers = servers[2].answers = {}
     now[0] += 9.9
     asked = len(servers[0].asked)
     assert await lock.extend(held) is None
@@ -466,7 +471,7 @@ async def test_a_clock_that_leaps() -> None:
             asyncio.create_task(witness.hold(who, party, random.Random(draw.random()), stop))
             for who, party in enumerate(group)
         ]
-        for seconds in (3600, 0, -3600, 0, 3600, -3600):
+        for seconds in (3600, 0, -3600, 0, 3600, -3600) * 2:
             await asyncio.sleep(draw.uniform(0.1, TTL_MS / 1000))
             made[0].move(seconds)
         stop.set()
@@ -474,4 +479,4 @@ async def test_a_clock_that_leaps() -> None:
         for party in group:
             await party.close()
     assert not witness.overlaps(), SEED
-    assert len(witness.spans) >= 3
+    assert len(witness.spans) >= 2
