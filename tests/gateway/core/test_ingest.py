@@ -369,7 +369,7 @@ def test_ill_typed_members_of_lifecycle_data_count_as_absent(data: str) -> None:
     )
     assert started.extras == ("", "", "", "", "", 0)
     assert waiting.extras == ("",)
-    assert resumed.extras == ("", b"null")
+    assert resumed.extras == ("", b"null", "")
     assert failed.extras == (b'""',)
 
 
