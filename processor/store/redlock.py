@@ -12,7 +12,6 @@ import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
 
@@ -24,6 +23,7 @@ from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from processor.store.connection import execute, redact
 from processor.store.scripts import Limits, Scripts
+from processor.store.stopping import pause_or_stop
 
 __all__ = ["Held", "LockServer", "RedLock", "lock_servers"]
 
@@ -207,8 +207,7 @@ class RedLock:
             held = await self.acquire()
             if held is not None:
                 return held
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), self.retry_seconds())
+            await pause_or_stop(stop, self.retry_seconds())
         return None
 
     def retry_seconds(self) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -14,6 +13,7 @@ from processor.core.errors import ServerError
 from processor.store.backlog import known_tasks, tasks_with_work
 from processor.store.claims import forget_consumers
 from processor.store.connection import speaking_of
+from processor.store.stopping import pause_or_stop
 from processor.store.workers import forget_gone
 
 __all__ = ["Janitor"]
@@ -35,8 +35,7 @@ class Janitor:
         """Until stop is set. A server that is away is waited for."""
         seconds = FIRST_SECONDS
         while True:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), seconds * (0.8 + 0.4 * random.random()))
+            await pause_or_stop(stop, seconds * (0.8 + 0.4 * random.random()))
             if stop.is_set():
                 return
             seconds = LOOK_SECONDS

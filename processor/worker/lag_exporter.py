@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -13,6 +12,7 @@ from processor.core.errors import ServerError
 from processor.observe import metrics
 from processor.store.backlog import known_tasks, read_backlogs, tasks_with_work
 from processor.store.connection import speaking_of
+from processor.store.stopping import pause_or_stop
 
 __all__ = ["LagExporter"]
 
@@ -45,8 +45,7 @@ class LagExporter:
                 except ServerError as error:
                     self._clear()  # an old figure would look like a quiet queue
                     log.warning("lag_unknown", error=error.message)
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), EXPORT_SECONDS)
+                await pause_or_stop(stop, EXPORT_SECONDS)
         finally:
             self._clear()
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
@@ -22,6 +21,7 @@ from processor.core.schedule import Schedule, due_name, plan
 from processor.core.ulid import ulid
 from processor.store.connection import speaking_of
 from processor.store.schedules import SEEN_MS, Registered, advance, list_schedules, register
+from processor.store.stopping import pause_or_stop
 
 if TYPE_CHECKING:
     from processor.client.tailrace import Tailrace
@@ -67,8 +67,7 @@ class Scheduler:
                 if error.message != trouble:
                     log.warning("schedules_wait", error=error.message)
                 trouble, seconds = error.message, RETRY_SECONDS
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), seconds)
+            await pause_or_stop(stop, seconds)
 
     async def look_once(self) -> float:
         """Starts what is due now. Returns the seconds until something is, a second at most. Raises ServerError."""
@@ -148,5 +147,4 @@ async def keep_registered(session: Session, tasks: Iterable[Scheduled], stop: as
         except ServerError as error:
             log.warning("schedules_not_registered", error=error.message)
             seconds = RETRY_SECONDS
-        with suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), seconds)
+        await pause_or_stop(stop, seconds)

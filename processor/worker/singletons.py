@@ -10,13 +10,13 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, Final, Literal
 
 import structlog
 
 from processor.client.session import Session
 from processor.store.redlock import MAX_EXTENSIONS, TTL_MS, Held, LockServer, RedLock, lock_servers
+from processor.store.stopping import pause_or_stop
 
 __all__ = ["Duty", "Singletons"]
 
@@ -60,10 +60,6 @@ class Singletons:
         finally:
             await asyncio.gather(*(server.close() for server in servers))
 
-    async def _rest(self, stop: asyncio.Event) -> None:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), REST_SECONDS * (0.5 + random.random()))
-
     def _lock(self, servers: Sequence[LockServer], name: str) -> RedLock:
         key = self._session.keys.lock(name)
         return RedLock(servers, key, clock=self._clock, max_extensions=self._max_extensions)
@@ -89,7 +85,7 @@ class Singletons:
                 self.held.discard(name)
                 await lock.release(held)  # its token stays the same when it is extended
             (log.warning if ending in ("lost", "failed") else log.info)("singleton_over", duty=name, why=ending)
-            await self._rest(stop)
+            await pause_or_stop(stop, REST_SECONDS * (0.5 + random.random()))
 
     async def _serve(self, name: str, duty: Duty, lock: RedLock, held: Held, stop: asyncio.Event) -> Ending:
         doing = asyncio.create_task(duty(stop))

@@ -4,7 +4,7 @@
 -- ARGV[1] token         what the caller wrote when it took the lock, or meant to
 -- Returns {"released"} or {"lost"}
 -- Flags   allow-oom
--- Holds   nobody's lock but the caller's own is touched
+-- Holds   nobody's lock but the caller's own is touched; a second call writes nothing
 
 local lock, token = KEYS[1], ARGV[1]
 

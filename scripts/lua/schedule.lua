@@ -6,7 +6,7 @@
 -- ARGV[3] record        what it becomes
 -- Returns {"written"}, or {"changed", the record that is there, "" for none}
 -- Flags   none: refused before its write when the server is out of memory
--- Holds   no change that somebody else made in between is overwritten
+-- Holds   no change that somebody else made in between is overwritten; a second call writes nothing
 
 local schedules = KEYS[1]
 local name, known, record = ARGV[1], ARGV[2], ARGV[3]

@@ -261,14 +261,32 @@ def _requeue(stage: Stage) -> None:
     assert stage.run(stage.scripts.send(script, call.command(script, LAYOUT, stage.limits))) == [b"requeued"]
 
 
+def _schedule(stage: Stage) -> None:
+    word = stage.run(stage.scripts.call("schedule", [stage.keys.prefix + "schedules"], ["s", "", "{}"]))[0]
+    assert word in (b"written", b"changed")
+
+
+def _lock_release(stage: Stage) -> None:
+    lock = stage.keys.prefix + "lock"
+    stage.client.set(stage.keys.prefix + "other", "somebody", nx=True)
+    if not stage.client.exists(stage.keys.prefix + "done"):
+        stage.client.set(lock, "me")
+    stage.client.set(stage.keys.prefix + "done", "")
+    for name in (lock, stage.keys.prefix + "other"):
+        stage.run(stage.scripts.call("lock_release", [name], ["me"]))
+    assert not stage.client.exists(lock)
+
+
 TWICE: dict[str, Callable[[Stage], None]] = {
     "append": _append,
     "bind": _bind,
     "trim": _trim,
     "cancel": lambda stage: stage.cancel("a"),
     "claim": _claim,
+    "lock_release": _lock_release,
     "promote": _promote,
     "requeue": _requeue,
+    "schedule": _schedule,
 }
 
 

@@ -11,7 +11,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import anyio
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from processor.store.redlock import Held, LockServer, RedLock, Vote, lock_servers
 from tests.processor.store.lock_servers import LockDaemons, Party, running_lock_servers
@@ -340,6 +342,45 @@ async def test_on_fakeredis(every_server: TestServer) -> None:
     assert await lock.extend(held) is not None
     await lock.release(held)
     await servers[0].close()
+
+
+steps = st.lists(
+    st.tuples(st.sampled_from(["take", "extend", "release", "expire"]), st.sampled_from(["a", "b", "c"])), max_size=30
+)
+
+
+@hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture], max_examples=60)
+@hypothesis.given(steps)
+def test_one_server_as_the_model(every_server: TestServer, steps: list[tuple[str, str]]) -> None:
+    """Taken when free, extended and released by its own token alone: any sequence ends as with one variable for the owner."""
+
+    async def play() -> None:
+        (server,) = lock_servers([every_server.url], LIMITS, ttl_ms=60_000, shebang=every_server.kind != "fake")
+        server._remembers = taken_at_its_word  # type: ignore[method-assign]
+        owner: str | None = None
+        with every_server.client() as client:
+            client.delete("lock")
+            for step, who in steps:
+                if step == "expire":
+                    client.delete("lock")
+                    owner = None
+                    continue
+                call = {"take": server.take, "extend": server.extend, "release": server.release}[step]
+                vote = await call("lock", who)
+                should = owner is None if step == "take" else owner == who
+                assert vote.answer == ("yes" if should else "no"), (step, who, owner)
+                if should:
+                    owner = None if step == "release" else who
+                assert client.get("lock") == (owner.encode() if owner else None)
+                assert owner is None or 59_000 < client.pttl("lock") <= 60_000
+            client.delete("lock")
+        await server.close()
+
+    asyncio.run(play())
+
+
+async def taken_at_its_word() -> bool:
+    return True
 
 
 # -- never two
