@@ -33,6 +33,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
         help=f"process: all, or some of {', '.join(PEERS)}; installs them into environments of their own",
     )
     parser.add_argument("--cache", type=Path, metavar="FOLDER", default=default_cache(), help="for these environments")
+    parser.add_argument("--jemalloc", action="store_true", help="process: preload it into the servers of the drain")
     options = parser.parse_args(given)
     if options.only is not None and options.only not in PARTS[options.bench]:
         known = ", ".join(PARTS[options.bench]) or "none"
@@ -52,7 +53,12 @@ def measured(options: argparse.Namespace) -> Report:
     if options.bench == "feed":
         return feed.bench(aof=options.aof, quick=options.quick, only=options.only)
     return process.bench(
-        aof=options.aof, quick=options.quick, only=options.only, peers=options.peers, cache=options.cache
+        aof=options.aof,
+        quick=options.quick,
+        only=options.only,
+        peers=options.peers,
+        cache=options.cache,
+        jemalloc=options.jemalloc,
     )
 
 

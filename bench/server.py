@@ -36,14 +36,16 @@ class Served:
 
 
 @contextmanager
-def served_by_tcp(aof: Aof) -> Iterator[Served]:
-    """The same on a loopback port, since not every library speaks to a Unix socket."""
+def served_by_tcp(aof: Aof, *, jemalloc: bool = False) -> Iterator[Served]:
+    """The same on a loopback port, since not every library speaks to a Unix socket. jemalloc: as EmbeddedServer has it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as folder,
-        EmbeddedServer(folder, aof=aof, extra=[_NO_REWRITE, "bind 127.0.0.1", f"port {port}"]) as server,
+        EmbeddedServer(
+            folder, aof=aof, jemalloc=jemalloc, extra=[_NO_REWRITE, "bind 127.0.0.1", f"port {port}"]
+        ) as server,
     ):
         assert server.pid is not None
         yield Served(f"redis://127.0.0.1:{port}/0", server.pid)

@@ -17,12 +17,15 @@ __all__ = ["PARTS", "bench"]
 PARTS = ("drain", "latency", "renewals", "memory")
 
 
-def bench(*, aof: Aof, quick: bool, only: str | None, peers: Sequence[str], cache: Path) -> Report:
-    """only: one of PARTS. peers: other libraries to measure as well. cache: where their environments are or come."""
-    report = Report.begin("process", aof=aof, loop="uvloop")
+def bench(*, aof: Aof, quick: bool, only: str | None, peers: Sequence[str], cache: Path, jemalloc: bool) -> Report:
+    """only: one of PARTS. peers: other libraries to measure as well. cache: where their environments are or come.
+
+    jemalloc: in the servers of the drain.
+    """
+    report = Report.begin("process", aof=aof, loop="uvloop", **({"server": "with jemalloc"} if jemalloc else {}))
     parts = [only] if only else PARTS
     if "drain" in parts:
-        measure_drain(report, aof, quick=quick, peers=peers, cache=cache)
+        measure_drain(report, aof, quick=quick, peers=peers, cache=cache, jemalloc=jemalloc)
     if "latency" in parts:
         measure_latency(report, aof, quick=quick)
     if "renewals" in parts:

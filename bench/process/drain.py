@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -54,8 +55,10 @@ class Sizes:
 QUICK: Final = Sizes(2_000, 400, 200, 2)
 
 
-def measure_drain(report: Report, aof: Aof, *, quick: bool, peers: Sequence[str], cache: Path) -> None:
-    """peers: names of PEERS; none: that target is skipped."""
+def measure_drain(
+    report: Report, aof: Aof, *, quick: bool, peers: Sequence[str], cache: Path, jemalloc: bool = False
+) -> None:
+    """peers: names of PEERS; none: that target is skipped. jemalloc: all of them with a server that has it."""
     sizes = QUICK if quick else Sizes()
     others = [Peer(name, cache) for name in peers]
     for peer in others:
@@ -66,7 +69,7 @@ def measure_drain(report: Report, aof: Aof, *, quick: bool, peers: Sequence[str]
         OURS: lambda server: drain_tailrace(server, sizes.tailrace),
         **{peer.name: _drain_of(peer, sizes.peer) for peer in others},
     }
-    drained = _in_turn(drains, aof, sizes.rounds)
+    drained = _in_turn(drains, lambda: served_by_tcp(aof, jemalloc=jemalloc), sizes.rounds)
     titles = {peer.name: peer.title for peer in others}
     for name, rounds in drained.items():
         _row(report, name, titles.get(name, name), rounds)
@@ -77,12 +80,14 @@ def _drain_of(peer: Peer, tasks: int) -> Drain:
     return lambda server: peer.drain(server.url, tasks)
 
 
-def _in_turn(drains: Mapping[str, Drain], aof: Aof, rounds: int) -> dict[str, list[Drained]]:
+def _in_turn(
+    drains: Mapping[str, Drain], serve: Callable[[], AbstractContextManager[Served]], rounds: int
+) -> dict[str, list[Drained]]:
     """Every second round the other way round: what one leaves behind (caches, a warm core) hits another."""
     drained: dict[str, list[Drained]] = {name: [] for name in drains}
     for number in range(rounds):
         for name in list(drains) if number % 2 == 0 else reversed(list(drains)):
-            with served_by_tcp(aof) as server:
+            with serve() as server:
                 drained[name].append(drains[name](server))
     return drained
 
