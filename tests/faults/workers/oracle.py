@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-__all__ = ["EFFECT", "MARK", "Begun", "Happened", "History", "judge", "judge_once"]
+__all__ = ["EFFECT", "MARK", "Begun", "Happened", "History", "judge", "judge_once", "lost_executions"]
 
 MARK: Final = "shop.mark"  # a live event of a handler: {"n": from 1 in each attempt, "attempt"}
 EFFECT: Final = "shop.effect"  # what a handler settles into a sink: {"run", "attempt"}
@@ -90,6 +90,15 @@ def judge_once(history: History, runs: Iterable[str]) -> list[str]:
         if (starts, began[run]) != (1, 1):
             complaints.append(f"run {run} was started {starts} times, and its function was begun {began[run]} times")
     return complaints
+
+
+def lost_executions(history: History) -> int:
+    """How many executions were taken over from workers that were gone, or seemed to be."""
+    return sum(
+        event.type == "run.retrying" and event.data["reason"] == "owner_lost"
+        for feed in history.feeds.values()
+        for event in feed
+    )
 
 
 def _judge_numbers(run: str, feed: Sequence[Happened]) -> list[str]:

@@ -48,7 +48,7 @@ def work(order: Work) -> None:
 async def _work(order: Work) -> None:
     worker = Worker(tail, concurrency=order.concurrency, consumer=order.consumer)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
-    log.info("worker_ready", consumer=worker.consumer, pid=os.getpid())
+    log.info("worker_begins", consumer=worker.consumer, pid=os.getpid())
     await worker.run()
     await tail.close()
     log.info("worker_ended")

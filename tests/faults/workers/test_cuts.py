@@ -9,15 +9,10 @@ import pytest
 
 from processor.store.scripts import load_script
 from tests.faults.workers.oracle import judge_once
-from tests.faults.workers.world import LONG_SECONDS, the_world
+from tests.faults.workers.world import LONG_SECONDS, SHORT_OR_LONG, the_world
 from tests.support.proxy import Break, How, Plan, fault_proxy
 from tests.support.until import until
 
-SHORT_OR_LONG = pytest.mark.parametrize(
-    "seconds",
-    [5.0, pytest.param(LONG_SECONDS, marks=[pytest.mark.soak, pytest.mark.timeout(0)])],
-    ids=["short", "long"],
-)
 RUNS = 60
 HOWS: tuple[How, ...] = ("close", "reset", "silent")
 AFTER = (0, 1, 30, 4, 200)

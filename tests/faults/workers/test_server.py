@@ -9,14 +9,9 @@ from typing import get_args
 import pytest
 
 from tests.faults.workers.oracle import judge_once
-from tests.faults.workers.world import LONG_SECONDS, Fsync, World, the_world
+from tests.faults.workers.world import SHORT_OR_LONG, Fsync, World, the_world
 from tests.support.until import until
 
-SHORT_OR_LONG = pytest.mark.parametrize(
-    "seconds",
-    [4.0, pytest.param(LONG_SECONDS, marks=[pytest.mark.soak, pytest.mark.timeout(0)])],
-    ids=["short", "long"],
-)
 VISIBILITY = 1.5
 GATED = 12
 
@@ -40,11 +35,10 @@ async def test_killed_server(fsync: Fsync, seconds: float) -> None:
         assert killed >= 3
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-async def test_away_server_starts_nothing_twice(workers: int) -> None:
+async def test_away_server_starts_nothing_twice() -> None:
     """A server that is away for longer than the visibility timeout: who lives goes on with what it executes."""
     async with the_world(visibility_seconds=VISIBILITY) as world:
-        await world.begin_workers(workers, concurrency=2 * GATED)
+        await world.begin_workers(2, concurrency=2 * GATED)
         runs = await world.runs_of("work", GATED, gate="g") + await world.runs_of("silent", GATED, gate="g")
         await until(lambda: world.begun(*runs) == len(runs), "all are executed", 20)
         await world.kill_server()

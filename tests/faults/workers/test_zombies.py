@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 
 from processor.store.scripts import load_script
-from tests.faults.workers.oracle import judge_once
-from tests.faults.workers.world import World, the_world
+from tests.faults.workers.oracle import judge_once, lost_executions
+from tests.faults.workers.world import SHORT_OR_LONG, World, the_world
 from tests.support.proxy import FaultProxy, fault_proxy
 from tests.support.until import until
 
 RUNS = 12
+VISIBILITY = 1.0
 
 
 @pytest.mark.parametrize("wakes", ["before the heir ends", "after it"])
 @pytest.mark.parametrize("consumer", [None, "same"], ids=["another consumer", "same consumer"])
 async def test_frozen_worker_changes_nothing_afterwards(consumer: str | None, wakes: str) -> None:
     """SIGSTOP beyond the visibility timeout, then SIGCONT: another has its work by then, and nothing of the zombie lands."""
-    async with the_world(visibility_seconds=1.0) as world:
+    async with the_world(visibility_seconds=VISIBILITY) as world:
         zombie = await world.begin_worker("zombie", consumer=consumer)
         runs = await world.runs_of("work", RUNS // 2, gate="g") + await world.runs_of("silent", RUNS // 2, gate="g")
         await until(lambda: world.begun(*runs) == RUNS, "the first worker executes all of them", 20)
@@ -71,10 +74,30 @@ async def test_late_settlement_changes_nothing() -> None:
         assert max(history.feeds[run][-1].attempt or 0 for run in runs) == 2
 
 
+@SHORT_OR_LONG
+async def test_frozen_now_and_then(seconds: float) -> None:
+    """Under load workers stand still for longer than the visibility timeout and go on: no effect lands twice."""
+    async with the_world(visibility_seconds=VISIBILITY) as world:
+        await world.begin_workers(3)
+        await world.begin_producer(pause=0.02)
+        await world.begin_producer(pause=0.05, input={"pause_ms": 100})
+        end, frozen = time.monotonic() + seconds, 0
+        while time.monotonic() < end:
+            await world.goes_on(world.rng.randint(1, 60))
+            worker = world.rng.choice([*world.workers.values()])
+            worker.send(signal.SIGSTOP)
+            await asyncio.sleep(VISIBILITY * world.rng.uniform(0.8, 2))  # the fault itself
+            worker.send(signal.SIGCONT)
+            frozen += 1
+        history = await world.verdict()
+        print(f"  workers were frozen {frozen} times, {lost_executions(history)} executions were lost")
+        assert lost_executions(history) > 0, "nobody held anything: the test tested nothing"
+
+
 @asynccontextmanager
 async def late_worker(asked: str) -> AsyncIterator[tuple[World, FaultProxy]]:
     """A way to the server on which, from the first such call on, nothing arrives for a while."""
-    async with the_world(visibility_seconds=1.0) as world, fault_proxy(world.server.socket) as proxy:
+    async with the_world(visibility_seconds=VISIBILITY) as world, fault_proxy(world.server.socket) as proxy:
         proxy.hold_at(load_script(asked).sha)
         yield world, proxy
 
@@ -85,14 +108,14 @@ async def _ended(world: World, count: int) -> bool:
 
 async def test_blocked_loop_runs_once() -> None:
     """A function that holds its process for three visibility timeouts keeps its work, and so do its neighbours."""
-    async with the_world(visibility_seconds=1.0) as world:
+    async with the_world(visibility_seconds=VISIBILITY) as world:
         await world.begin_worker()
         beside = await world.runs_of("work", 5, gate="g")
-        blocking = await world.runs_of("blocking", 2, seconds=3.0)
-        await until(lambda: world.begun(*beside, *blocking) == 7, "the first worker executes them", 20)
+        blocking = await world.runs_of("blocking", 1, seconds=3.0)
+        await until(lambda: world.begun(*beside, *blocking) == 6, "the first worker executes them", 20)
         await world.begin_worker()
         others = await world.runs_of("work", 20)
-        await until(lambda: _ended(world, 22), "what may end has ended", 20)
+        await until(lambda: _ended(world, 21), "what may end has ended", 20)
         world.open_gate("g")
         history = await world.verdict()
         assert judge_once(history, [*beside, *blocking, *others]) == []

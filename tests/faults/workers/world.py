@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import secrets
 import shutil
 import signal
@@ -16,6 +17,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
+import pytest
 import redis.asyncio
 
 from processor.core.keys import Keyspace, topology_key
@@ -26,13 +28,20 @@ from tests.faults.workers.tasks import JOURNAL, SINKS, begun_in, gate_of
 from tests.support.servers import Daemon
 from tests.support.until import until
 
-__all__ = ["LONG_SECONDS", "NAMESPACE", "World", "seed_of_day", "the_world"]
+__all__ = ["LONG_SECONDS", "NAMESPACE", "SHORT_OR_LONG", "World", "seed_of_day", "the_world"]
 
 NAMESPACE: Final = "default"
+WORKERS: Final = Keyspace(NAMESPACE, "1 any").workers  # a key of the namespace, whatever its layout
 TERMINAL: Final = (b"succeeded", b"failed", b"cancelled")
-LONG_SECONDS: Final = float(os.environ.get("SOAK_SECONDS", "600")) / 10  # of faults, in each long scenario
+SHORT_SECONDS: Final = 3.0  # of faults, in each scenario
+LONG_SECONDS: Final = float(os.environ.get("SOAK_SECONDS", "600")) / 10  # in its long form
 LOOK_SECONDS: Final = 0.05  # between two looks at the whole namespace
 JOURNAL_LINE: Final = 50  # bytes, about
+SHORT_OR_LONG: Final = pytest.mark.parametrize(
+    "seconds",
+    [SHORT_SECONDS, pytest.param(LONG_SECONDS, marks=[pytest.mark.soak, pytest.mark.timeout(0)])],
+    ids=["short", "long"],
+)
 T = TypeVar("T")
 Fsync = Literal["always", "everysec"]
 
@@ -99,8 +108,17 @@ class World:
         forked = Forked(name, work, order, folder=self.folder, env=env)
         self.workers[name] = forked
         await self.blocking(forked.start)
-        await forked.says("worker_ready")
+        await forked.says("worker_begins")
+        (consumer,) = re.findall(r'"consumer": "([^"]+)"', forked.said)[:1]
+        await until(lambda: self._at_work(forked, consumer), f"{name} is at work", 20)
         return forked
+
+    async def _at_work(self, worker: Forked, consumer: str) -> bool:
+        """Whether it has told the others; one that died since then was."""
+        if worker.code is not None:
+            return True
+        async with self.client() as client:
+            return bool(await client.hexists(WORKERS, consumer))
 
     async def begin_workers(self, count: int, **options: Any) -> list[Forked]:
         return list(await asyncio.gather(*(self.begin_worker(**options) for _ in range(count))))
@@ -206,7 +224,8 @@ class World:
         return int(seconds * 1000 + micros // 1000)
 
     async def claims_again(self, since_ms: int, deadline: float = 20) -> None:
-        """Waits until every partition noticed a silence after since_ms (a jump of the clock), and its quiet time is over."""
+        """Waits until every partition noticed a silence after since_ms (a jump of the clock), its quiet time is over, and
+        others had half as long again to claim what they can."""
         visibility_ms = float(self.env["TAILRACE_VISIBILITY_SECONDS"]) * 1000
 
         async def again() -> bool:
@@ -216,10 +235,10 @@ class World:
                 known = [await client.hmget(p.meta, "claims_quiet", "claimed") for p in keys.partitions]
             quiet = [int(value or 0) for value, _ in known]
             return all(
-                since_ms <= q and q + visibility_ms < int(last) for q, (_, last) in zip(quiet, known, strict=True)
+                since_ms <= q and q + 1.5 * visibility_ms < int(last) for q, (_, last) in zip(quiet, known, strict=True)
             )
 
-        await until(again, "entries may be claimed again, and claims were made", deadline)
+        await until(again, "entries were claimed again for a while", deadline)
 
     async def left(self, client: Any) -> dict[str, int]:
         """What must be empty in the end, by key, with how much is in it."""
