@@ -11,6 +11,7 @@ import heapq
 import random
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
 import structlog
@@ -25,10 +26,12 @@ from processor.store.executing import Taken
 from processor.store.rates import Asking, Place, PlaceVerb, Turn, ask_places, ask_rates
 from processor.store.server import Server
 
-__all__ = ["Gate", "Guarded", "Home"]
+__all__ = ["Gate", "Guarded", "Home", "Line", "line_of"]
 
 log = structlog.get_logger("tailrace.gate")
-LOOK_AGAIN_MS: Final = 500  # for a place: nobody can say when one comes free. As often as due entries are looked for
+LOOK_AGAIN_MS: Final = 500  # for a place, at the latest: as often as due entries are looked for
+SOON_MS: Final = 10  # the same while nobody knows yet how long places are kept
+LEAST_MS: Final = 5
 MOST_APART_MS: Final = 30_000  # that those who wait for the same come back behind the first
 AWAY_MS: Final = 1_000  # while the server does not answer
 
@@ -62,6 +65,17 @@ class _Wanted(NamedTuple):
     place: Place | None
 
 
+@dataclass(slots=True)
+class _Queue:
+    """Those who were refused by one rate or limit."""
+
+    back: list[float] = field(default_factory=list)  # heap of the times when they come back
+    kept: float | None = None  # seconds for which places were kept lately
+
+    def noted(self, seconds: float) -> None:
+        self.kept = seconds if self.kept is None else 0.8 * self.kept + 0.2 * seconds
+
+
 class Gate:
     """One worker's. Belongs to one event loop."""
 
@@ -80,12 +94,13 @@ class Gate:
         self._draw = draw
         self._holder = secrets.token_hex(6)
         self._term_ms = int(session.settings.visibility_seconds * 1000)
-        self._held: dict[str, Place] = {}  # run → as it was taken
+        self._held: dict[str, tuple[Place, float]] = {}  # run → as it was taken, and when
         self._leaving: list[Place] = []  # given back with the next call
         # One call a time, so that what was sent later (a give-back behind a renewal) is also executed later.
         self._calls = asyncio.Lock()
         self._flushing: asyncio.Task[None] | None = None
-        self._waiting: dict[str, list[float]] = {}  # key → heap of the times when those who were refused come back
+        self._queues: dict[str, _Queue] = {}
+        self.on_free: Callable[[str], None] = lambda key: None  # a place of this limit was given back
 
     async def ask(self, entries: Sequence[tuple[Taken, Guarded]]) -> list[int]:
         """For each entry 0 and it may begin, else after how many ms to ask again. left() must follow each 0.
@@ -106,7 +121,7 @@ class Gate:
             for w in wanted:
                 waits[w.position] = AWAY_MS
                 if w.place is not None:  # perhaps taken: its answer was lost
-                    self._held[w.taken.run] = w.place
+                    self._held[w.taken.run] = w.place, self._now()
             self._give_back(w.taken.run for w in wanted)
         return waits
 
@@ -119,7 +134,8 @@ class Gate:
         for w in placed:
             if w.place is None or w.position not in full:
                 continue
-            refused.append((w.position, self._apart(f"limit:{w.place.key}", LOOK_AGAIN_MS, LOOK_AGAIN_MS)))
+            spacing = self._turnover_ms(w.place)
+            refused.append((w.position, self._apart(_limit(w.place), spacing, spacing)))
         put_off_total.labels("limit").inc(len(full))
         timed = [w for w in wanted if w.turn is not None and w.position not in full]
         turns = [w.turn for w in timed if w.turn is not None]
@@ -142,13 +158,23 @@ class Gate:
         given = answers[len(leaving) :]
         for place, answer in zip(asked, given, strict=True):
             if answer == "taken":
-                self._held[place.run] = place
+                self._held[place.run] = place, self._now()
         return list(given)
+
+    def _turnover_ms(self, place: Place) -> float:
+        """How often a place of this limit comes free, as far as this process sees."""
+        queue, now = self._queues.get(_limit(place)), self._now()
+        if queue is not None and queue.kept is not None:
+            kept = queue.kept
+        else:
+            kept = max((now - since for held, since in self._held.values() if held.key == place.key), default=0.0)
+            kept = max(kept, SOON_MS / 1000 * place.at_most)
+        return min(max(kept * 1000 / place.at_most, LEAST_MS), LOOK_AGAIN_MS)
 
     def _apart(self, key: str, first_ms: float, spacing_ms: float) -> int:
         """When to come back, behind those of this process who wait for the same."""
         now = self._now()
-        heap = self._waiting.setdefault(key, [])
+        heap = self._queues.setdefault(key, _Queue()).back
         while heap and heap[0] <= now:
             heapq.heappop(heap)
         behind = spacing_ms * len(heap)
@@ -162,13 +188,19 @@ class Gate:
 
     def left(self, run: str) -> None:
         """Its function has ended, or did not begin after all: its place is free. Nothing if it has none."""
+        held = self._held.get(run)
+        if held is None:
+            return
+        place, since = held
+        self._queues.setdefault(_limit(place), _Queue()).noted(self._now() - since)
         self._give_back([run])
+        self.on_free(place.key)
 
     def _give_back(self, runs: Iterable[str]) -> None:
-        held = [place for run in runs if (place := self._held.pop(run, None)) is not None]
-        if not held:
+        left = [held for run in runs if (held := self._held.pop(run, None)) is not None]
+        if not left:
             return
-        self._leaving += [place._replace(verb="give_back") for place in held]
+        self._leaving += [place._replace(verb="give_back") for place, _ in left]
         if self._flushing is None or self._flushing.done():
             self._flushing = asyncio.get_running_loop().create_task(self._flush(), name="tailrace-places")
 
@@ -189,20 +221,39 @@ class Gate:
             return
         with speaking_of(self._session.server.address.url):
             async with self._calls:
-                held = [place._replace(verb="renew") for place in self._held.values()]
+                held = [place._replace(verb="renew") for place, _ in self._held.values()]
                 await ask_places(self._session, self._holder, held, self._term_ms)
             await self._ask_places([])
 
     def _forget_waiting(self) -> None:
         """Keys hold values of labels, whose number has no bound."""
         now = self._now()
-        for key in [key for key, heap in self._waiting.items() if max(heap, default=now) <= now]:
-            del self._waiting[key]
+        for key in [key for key, queue in self._queues.items() if max(queue.back, default=now) <= now]:
+            del self._queues[key]
 
     async def close(self) -> None:
         """Returns when what was given back is told, or the server does not answer."""
         if self._flushing is not None:
             await self._flushing
+
+
+def _limit(place: Place) -> str:
+    return f"limit:{place.key}"
+
+
+class Line(NamedTuple):
+    """Those who wait for the same: keys of rate and limit, "" for none."""
+
+    rate: str
+    limit: str
+
+
+def line_of(taken: Taken, task: Guarded) -> Line:
+    """Where an entry waits."""
+    wanted = _wanted(0, taken, task)
+    if wanted is None:
+        return Line("", "")
+    return Line(wanted.turn.key if wanted.turn else "", wanted.place.key if wanted.place else "")
 
 
 def _wanted(position: int, taken: Taken, task: Guarded) -> _Wanted | None:

@@ -22,6 +22,7 @@ from processor.worker.draining import drain
 from processor.worker.execution import Execution
 from processor.worker.gate import Gate
 from processor.worker.keeping import Keeping
+from processor.worker.lobby import Lobby
 from processor.worker.places import Places
 from processor.worker.reading import Reading
 from processor.worker.registry import Registry
@@ -107,6 +108,7 @@ class Worker:
         self._own_seen = 0  # connections of the reader after which own pending entries were looked for
         self._gate = Gate(session, self.tasks)
         self._starting = Starting(self._calls, session, self.consumer, self.registry, self.tasks, self._look_again)
+        self._lobby = Lobby(self._gate, self._starting.begin, places=0 if alone else self.concurrency // 4)
         self._keeping = Keeping(self, self._free, self._take_over, self._gate)
         settle = session.scripts.named("settle")
         self._settling = Settling(self._calls, settle, session.limits, lambda: session.keys, self._keeping.relay_soon)
@@ -115,6 +117,7 @@ class Worker:
     async def close(self) -> None:
         """Drains, and ends what goes on beside the main step."""
         self.stopping.set()
+        await self._lobby.close()
         await drain(self, self._starting, self._settling, self.session.settings.drain_seconds)
         await self._keeping.close()
         await self._settling.close()
@@ -191,7 +194,7 @@ class Worker:
             return executions
         waits = await self._gate.ask([(one.taken, one.task) for one in executions])
         for execution, wait_ms in zip(executions, waits, strict=True):
-            if wait_ms:
+            if wait_ms and not self._lobby.put(execution, wait_ms):
                 execution.give_back(wait_ms)
         return [execution for execution, wait_ms in zip(executions, waits, strict=True) if not wait_ms]
 
@@ -200,13 +203,20 @@ class Worker:
         it runs; either waits for one visibility timeout at most, so that a long execution does not stop this process."""
         patience = self.session.settings.visibility_seconds
         log.warning("suspect_runs_alone", run=execution.taken.run, tries=execution.taken.tries)
-        await self._until(lambda: self.running == 0, patience)
+        self._lobby.give_back()
+        await self._until(self._nothing_runs, patience)
         if self.stopping.is_set():
             execution.give_back()
             return
         await self._starting.begin(await self._ask_limits([execution]))
         await self._starting.done()
-        await self._until(lambda: not execution.runs, patience)
+        await self._until(lambda: not execution.computes, patience)
+
+    def _nothing_runs(self) -> bool:
+        """What only waits, perhaps for the suspect, leaves this process: it does not die with it, and loses no try."""
+        for execution in self.registry:
+            execution.step_aside()
+        return self.running == 0
 
     async def _until(self, condition: Callable[[], bool], seconds: float) -> None:
         loop = asyncio.get_running_loop()

@@ -17,7 +17,7 @@ from processor.core.json import dumps
 from processor.core.rate import Limit, Rate
 from processor.store.executing import Taken
 from processor.store.rates import Asking
-from processor.worker.gate import AWAY_MS, LOOK_AGAIN_MS, MOST_APART_MS, Gate
+from processor.worker.gate import AWAY_MS, LOOK_AGAIN_MS, MOST_APART_MS, SOON_MS, Gate
 from processor.worker.worker import Worker
 from tests.support.servers import TestServer
 from tests.support.until import until
@@ -154,15 +154,41 @@ async def test_those_who_wait_come_back_one_behind_the_other(session: Session) -
     limited = Job("limited", limit=Limit(1))
     gate = gate_of(session, limited, clock=clock)
     runs = [str(number) for number in range(5)]
-    assert await ask(gate, limited, *runs) == [0, *(LOOK_AGAIN_MS * place for place in (1, 2, 3, 4))]
-    assert await ask(gate, limited, "later") == [5 * LOOK_AGAIN_MS]
-    clock.seconds += 3 * LOOK_AGAIN_MS / 1000
-    assert await ask(gate, limited, "still later") == [3 * LOOK_AGAIN_MS]
+    assert await ask(gate, limited, *runs) == [0, *(SOON_MS * place for place in (1, 2, 3, 4))]
+    assert await ask(gate, limited, "later") == [5 * SOON_MS]
+    clock.seconds += 3 * SOON_MS / 1000
+    assert await ask(gate, limited, "much later") == [
+        3 * 3 * SOON_MS
+    ]  # two wait; the place is kept for so long already
     rated = Job("rated", rate=Rate("60/h", burst=1))
     first, second, third = await ask(gate, rated, "a", "b", "c")
     assert first == 0
     assert 59_000 < second <= 60_000
     assert third == second + MOST_APART_MS // 2  # a minute behind it would be too far: drawn from the half minute
+
+
+async def test_how_long_to_wait_for_a_place_is_learned(session: Session) -> None:
+    """Places that are kept for a fifth of a second come free five times a second, or oftener where there are several."""
+    clock = Clock()
+    for at_most, wait in ((1, 200), (4, 50)):
+        job = Job(f"limited-{at_most}", limit=Limit(at_most))
+        gate = gate_of(session, job, clock=clock)
+        for number in range(at_most):
+            assert await ask(gate, job, f"short-{number}") == [0]
+        clock.seconds += 0.2
+        for number in range(at_most):
+            gate.left(f"short-{number}")
+        assert await ask(gate, job, *map(str, range(at_most + 2))) == [*[0] * at_most, wait, 2 * wait]
+
+
+async def test_places_kept_for_long_are_asked_for_twice_a_second(session: Session) -> None:
+    """However long places are kept, one may come free any time: a run's may end, a process may be stopped."""
+    clock = Clock()
+    job = Job(limit=Limit(1))
+    gate = gate_of(session, job, clock=clock)
+    assert await ask(gate, job, "long") == [0]
+    clock.seconds += 3600
+    assert await ask(gate, job, "b", "c") == [LOOK_AGAIN_MS, 2 * LOOK_AGAIN_MS]
 
 
 async def test_what_is_put_off_is_counted(session: Session) -> None:
@@ -188,10 +214,10 @@ async def test_what_waited_is_forgotten(session: Session) -> None:
     job = Job(limit=Limit(1, by="user"))
     gate = gate_of(session, job, clock=clock)
     await gate.ask([(taken(f"{user}-{n}", user=user), job) for user in ("ada", "bob") for n in range(2)])
-    assert len(gate._waiting) == 2
+    assert len(gate._queues) == 2
     clock.seconds += LOOK_AGAIN_MS / 1000
     await gate.renew()
-    assert not gate._waiting
+    assert not gate._queues
 
 
 async def test_leaving_goes_with_what_comes(session: Session) -> None:
@@ -216,7 +242,7 @@ async def test_a_run_taken_over_brings_its_place(session: Session) -> None:
     assert await gate.ask([(taken("a", seen="1-abc"), job)]) == [0]
     dead.left("a")
     await dead.close()
-    assert await ask(dead, job, "b") == [LOOK_AGAIN_MS]
+    assert await ask(dead, job, "b") != [0]
 
 
 async def test_while_the_server_is_away_nobody_begins(session: Session) -> None:
