@@ -21,7 +21,7 @@ class Ending:
 
     ends_in_order = True  # for processor.client.signals: who is told need not be held back until others have ended
 
-    def __init__(self, tell: Callable[[int], object], patience: int) -> None:
+    def __init__(self, tell: Callable[[int], object], patience: int | None) -> None:
         self.by = 0
         self._tell, self._patience = tell, patience
 
@@ -32,7 +32,8 @@ class Ending:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        self._patience -= 1
+        if self._patience is not None:
+            self._patience -= 1
         self._tell(number)
 
     @property
@@ -42,9 +43,10 @@ class Ending:
 
 
 @contextmanager
-def ending(tell: Callable[[int], object], *, patience: int = 1) -> Iterator[Ending]:
+def ending(tell: Callable[[int], object], *, patience: int | None = 1) -> Iterator[Ending]:
     """Calls tell(signal number) in the main thread, between two of its instructions; after `patience` calls the next signal
-    ends the process at once."""
+    ends the process at once. None: no signal does. For one that is kept: its keeper kills it when that is meant, and a
+    service manager that signals all processes of a service makes two signals of one."""
     one = Ending(tell, patience)
     before = {number: signal.signal(number, one) for number in ENDING}
     try:

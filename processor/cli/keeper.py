@@ -20,7 +20,6 @@ FIRST_PAUSE_SECONDS: Final = 0.5
 MAX_PAUSE_SECONDS: Final = 30.0
 SETTLED_SECONDS: Final = 10.0  # who lived so long died of something new, and the next one need not wait
 KILL_SECONDS: Final = 5.0  # behind the time that it has to drain
-SECOND_SECONDS: Final = 1.0  # behind a second signal, which ends it at once
 
 
 class Tell(Protocol):
@@ -52,11 +51,12 @@ class Keeper:
         self._deaths = 0  # in a row
 
     def stop(self, number: int) -> None:
-        """Passes a signal on: the first makes it drain, a second ends it at once."""
-        patience = SECOND_SECONDS if self._stopping.is_set() else self._kept.drain_seconds + KILL_SECONDS
+        """Passes the first signal on, which makes it drain; a second ends it at once."""
+        if self._stopping.is_set():
+            number = signal.SIGKILL
         self._stopping.set()
         for child in self._living:
-            _end(child, number, patience)
+            _end(child, number, self._kept.drain_seconds + KILL_SECONDS)
 
     async def run(self) -> int:
         """Until stop(), then 0; or until it ended in a way that no other try changes, then its exit code."""

@@ -137,7 +137,8 @@ async def _execute(
     voice = Voice(out, tail.settings, "tailrace.worker")
     worker = Worker(tail, concurrency=concurrency, tasks=list(tasks))
     loop = asyncio.get_running_loop()
-    with ending(lambda _: loop.call_soon_threadsafe(worker.stop)) as end:
+    patience = None if parent.is_there else 1
+    with ending(lambda _: loop.call_soon_threadsafe(worker.stop), patience=patience) as end:
         async with tail:
             _welcome(voice, tail.settings, worker, module, is_kept=parent.is_there)
             parent.ready()

@@ -241,6 +241,25 @@ async def test_processes(cli: Cli) -> None:
     assert not any(is_alive(pid_of(ready)) for ready in told(program, "worker_ready"))
 
 
+async def test_signals_of_a_service_manager(cli: Cli) -> None:
+    """One that signals every process of the service, as systemd does, makes two signals of one: they drain all the same."""
+    program = cli.begin("worker", "tasks:tail", "--processes", "2")
+    await until(lambda: len(told(program, "worker_ready")) == 2, "two workers", 20)
+    await start(cli, "answer", "a", seconds=1)
+    await begun(cli, "a")
+    for pid in [*map(pid_of, told(program, "worker_ready")), program.pid]:
+        os.kill(pid, signal.SIGTERM)
+    assert await program.ended(15) == 0
+    assert await status(cli, "a") == "succeeded"
+    program = cli.begin("worker", "tasks:tail", "--processes", "2")
+    await until(lambda: len(told(program, "worker_ready")) == 2, "two workers", 20)
+    await start(cli, "answer", "b", seconds=60)
+    await begun(cli, "b")
+    program.send(signal.SIGINT)
+    program.send(signal.SIGTERM)
+    assert await program.ended(5) == 130
+
+
 async def test_burst_of_several_processes(cli: Cli) -> None:
     """They end by themselves, and so does what keeps them."""
     for n in range(20):
