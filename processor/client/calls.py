@@ -2,7 +2,8 @@
 
 A child's ID says what it is: `<root of the parent>~<16 hex digits of parent, task, input and ordinal>`. So the parent's next
 attempt finds the children of the ones before: a finished one gives its result again, one that runs is waited for, and
-one that failed or was cancelled is followed by another, `….2`, `….3`.
+one that failed or was cancelled is followed by another, `….2`, `….3`, unless it killed its workers. Children are queued at
+once and from outside: they are no effects of their parent, which waits for them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import structlog
 from processor.client.calling import Executing, executing
 from processor.client.queueing import Options, input_hash, put_queued
 from processor.client.run import Run
-from processor.core.errors import BadInput, RunClosed, RunError, RunNotFound, ServerError
+from processor.core.errors import BadInput, RunClosed, RunError, RunFailed, RunNotFound, ServerError
 from processor.core.names import check_run
 
 if TYPE_CHECKING:
@@ -41,8 +42,11 @@ async def call(task: Task[..., Any], options: Options, args: tuple[object, ...],
         child: Run[Any] = Run(task.tail, name if number == 1 else f"{name}.{number}")
         child._results = task.results
         try:
-            if await _begin(child, task, input, options):
+            failure = None if await put_queued(child, task.name, input, options) else await _failure(child)
+            if failure is None:
                 return await _result(here.run, child)
+            if isinstance(failure, RunFailed) and failure.reason == "poison":
+                raise failure  # it killed the processes that tried it: perhaps the parent's as well
         except RunClosed as closed:
             if closed.run != child.id or closed.status != "succeeded":
                 raise
@@ -91,14 +95,15 @@ def _name(here: Executing, start: str, options: Options) -> str:
     return f"{root}~{hashlib.sha256(f'{parent} {start} {ordinal}'.encode()).hexdigest()[:16]}"
 
 
-async def _begin(child: Run[Any], task: Task[..., Any], input: bytes, options: Options) -> bool:
-    """Queues it, at once and from outside: it is no effect of its parent, which waits for it.
-
-    False if it was there already and failed, or was cancelled. Raises as `put_queued`.
-    """
-    if await put_queued(child, task.name, input, options):
-        return True
-    return (await child.state()).status not in ("failed", "cancelled")
+async def _failure(child: Run[Any]) -> RunError | None:
+    """How a child of an earlier attempt failed or was cancelled; None if it goes on, or finished."""
+    if (await child.state()).status not in ("failed", "cancelled"):
+        return None
+    try:
+        await child.result()
+    except RunError as error:
+        return error
+    return None
 
 
 async def _result(parent: Run[Any], child: Run[Any]) -> Any:

@@ -105,6 +105,11 @@ class Execution:
     def runs(self) -> bool:
         return self._inner is not None and not self._inner.done()
 
+    @property
+    def computes(self) -> bool:
+        """Whether its function runs and does not wait for an answer or another run."""
+        return self.runs and self.waits_since is None
+
     # Beginning.
 
     def begin(self, begun: Begun) -> None:
@@ -353,6 +358,14 @@ class Execution:
         if self._parking is None and self.ask and self.runs and not self._stopped:
             self._parking = asyncio.get_running_loop().create_future()
             self._crew.settle(self.partition, self._unit("park", b"", self.ask, *self._body), self._parked)
+
+    def step_aside(self) -> None:
+        """If it waits: to be gone on with elsewhere."""
+        if self.waits_since is not None:
+            if self.ask:
+                self.park()
+            else:
+                self.release()
 
     def _parked(self, answer: Settled) -> None:
         parking, self._parking = self._parking, None

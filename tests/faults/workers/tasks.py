@@ -15,6 +15,7 @@ import zlib
 from pathlib import Path
 from typing import Any, Final
 
+from processor.errors import RunFailed
 from tailrace import Retry, RetryLater, Run, Tailrace
 from tests.faults.workers.oracle import EFFECT, MARK, Begun
 
@@ -125,3 +126,14 @@ async def family(run: Run, children: int = 3, pause_ms: int = 20) -> dict[str, A
     at_once = await asyncio.gather(*(work.call(1, pause_ms) for _ in range(children)))
     leave_effect(run)
     return {"marks": 0, "of_children": sum(marks) + sum(result["marks"] for result in at_once)}
+
+
+@tail.task(retry=3)
+async def guardian(run: Run) -> dict[str, Any]:
+    """Calls a child that kills its process, which may be its own as well."""
+    begin(run)
+    try:
+        await poison.call(pause_ms=300)
+    except RunFailed as failed:
+        return {"marks": 0, "reason": failed.reason}
+    return {"marks": 0}

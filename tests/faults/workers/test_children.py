@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from tests.faults.workers.world import the_world
+from tests.support.until import until
 
 CHILDREN = 6  # of each family
 
@@ -29,3 +30,38 @@ async def test_families_of_killed_workers() -> None:
             assert len(children) == CHILDREN, f"FAULTS_SEED={world.seed}: {parent} has {children}"
             last = history.feeds[parent][-1]
             assert (last.type, last.data) == ("run.finished", {"result": {"marks": 0, "of_children": 9}})
+
+
+async def test_a_parent_under_suspicion_does_not_wait_for_itself() -> None:
+    """A parent whose workers died twice runs alone, but not while it waits: the only worker executes its children meanwhile."""
+    async with the_world(visibility_seconds=3.0) as world:
+        await world.begin_worker()
+        (parent,) = await world.runs_of("family", 1, pause_ms=50)
+        for times in (1, 2):
+            await until(lambda times=times: world.begun(parent) == times, f"it is executed, time {times}", 30)  # type: ignore[misc]
+            await world.kill_worker(next(iter(world.workers.values())))
+            await world.begin_worker()
+        await until(lambda: world.begun(parent) == 3, "it is executed alone", 30)
+        begin = time.monotonic()
+        await until(lambda: world.succeeded(), "it and its children have ended", 20)
+        await world.verdict()
+        history = await world.history()
+        started = [event for event in history.feeds[parent] if event.type in ("run.started", "run.finished")]
+        assert [event.type for event in started] == ["run.started"] * 3 + ["run.finished"]
+        assert started[-1].ms - started[-2].ms < 2500, f"{time.monotonic() - begin:.1f} s"
+
+
+async def test_a_child_that_kills_its_process_ends_alone() -> None:
+    """A child that kills every worker which touches it is given up, and its parent, which was there each time, is told so."""
+    async with the_world(visibility_seconds=1.0) as world:
+        await world.begin_worker()
+        (parent,) = await world.runs_of("guardian", 1)
+
+        async def ended() -> bool:
+            await world.replace_dead()
+            return await world.field(parent, "status") in ("succeeded", "failed")
+
+        await until(ended, "the parent has ended", 60)
+        history = await world.history()
+        end = history.feeds[parent][-1]
+        assert (end.type, end.data) == ("run.finished", {"result": {"marks": 0, "reason": "poison"}})
