@@ -23,6 +23,7 @@ from processor.client.tailrace import Tailrace
 from processor.core.settings import Settings
 from processor.store import topics as topics_module
 from processor.store.connection import execute
+from processor.store.workers import announce, worker_here
 from tests.gateway.serving import under_uvicorn
 from tests.gateway.sse_client import connect
 from tests.processor.store.feedside import Feed
@@ -134,6 +135,20 @@ async def test_live_events_come_to_all(site: Site) -> None:
         assert two.ids == one.ids[1:]
         assert two.names[:3] == ["open", "caught_up", "-"]
         assert two.named("open")["cursor"] == str(feed.ids[0])
+
+
+async def test_the_first_frame_says_why_a_run_waits(site: Site) -> None:
+    """A queued run's subscribers are told in tailrace.open that no worker has its task; where one lives, what is before it."""
+    session = site.session
+    await site.feed.append("run.queued", status="queued")
+    await execute(session.redis, "HSET", site.feed.hash, "task", "answer")
+    async with site.open() as stream:
+        await stream.has("caught_up")
+        assert stream.named("open")["waiting_for"] == 'a worker: none that has task "answer" is alive'
+    await announce(session, worker_here("web-1-aaaaaa", ["answer"], places=1))
+    async with site.open() as stream:
+        await stream.has("caught_up")
+        assert stream.named("open")["waiting_for"].startswith("a free place: it is next")
 
 
 async def test_last_event_id_wins_over_after(site: Site) -> None:
