@@ -31,5 +31,10 @@ class Places:
         return max(0, min(self.free_in_all, self._of_task[task]))
 
     @property
+    def any_free(self) -> bool:
+        """Whether an execution of any task may begin now."""
+        return any(self.free(task) for task in self._of_task)
+
+    @property
     def taken(self) -> int:
         return self._total - self.free_in_all

@@ -148,7 +148,7 @@ class Worker:
                     entries += await self._own_entries()
                 if entries:
                     return entries
-                if not self.places.free_in_all:
+                if not self.places.any_free:
                     await self._change()
                 return await self._reading.read(block=block)
         except ServerError as error:
