@@ -107,7 +107,9 @@ class _Producer:
         while True:
             try:
                 await task.start(**self.order.input)
-            except (ServerError, BacklogFull) as error:
+            except BacklogFull:
+                await asyncio.sleep(PAUSE)
+            except ServerError as error:
                 log.info("start_refused", run=run, error=str(error))
                 await asyncio.sleep(PAUSE)
             else:
