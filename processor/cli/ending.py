@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,13 +26,13 @@ class Ending:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         self.by = self.by or number
-        if self._patience == 0:
-            # what the signal does by itself, also to a process whose loop is held by somebody's code
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-            return
         if self._patience is not None:
             self._patience -= 1
+            if self._patience <= 0:
+                # By itself the next one ends the process at once, also where C code holds the main thread
+                # and no handler of Python's would be called.
+                for one in ENDING:
+                    signal.signal(one, signal.SIG_DFL)
         self._tell(number)
 
     @property

@@ -62,6 +62,9 @@ class Keeper:
         """Until stop(), then 0; or until it ended in a way that no other try changes, then its exit code."""
         try:
             return await self._keep()
+        except BaseException:
+            self.stop(signal.SIGTERM)
+            raise
         finally:
             await asyncio.gather(*self._living.values())
 

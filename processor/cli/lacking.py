@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -31,19 +31,21 @@ async def lacking(space: Space, tasks: Collection[str]) -> list[Queued]:
     return [one for one in queued if one.task not in tasks and not workers.that_have(one.task)]
 
 
-def no_task(queued: Queued, module: str, found: Collection[str]) -> NoTask:
-    """module: what this worker imported. found: the tasks that it has."""
+def no_task(queued: Queued, modules: Sequence[str], found: Collection[str]) -> NoTask:
+    """modules: what this worker imported. found: the tasks that it has."""
     runs = f"{queued.runs} runs wait" if queued.runs != 1 else "1 run waits"
-    package = module.rpartition(".")[0]
+    package = modules[0].rpartition(".")[0]
     other = f"{package}.{queued.task}s" if package else f"{queued.task}s"
     return NoTask(
         f'{runs} for task "{queued.task}" (oldest {ago(queued.oldest_ms / 1000)}), which this worker does not have. '
-        f"It imported {module} and found: {', '.join(sorted(found)) or 'none'}.",
+        f"It imported {', '.join(modules)} and found: {', '.join(sorted(found)) or 'none'}.",
         remedy=f'A task exists once its module is imported: Tailrace(imports=["{other}"]), or tailrace worker {other}:tail',
     )
 
 
-async def tell_lacking(out: Output, session: Session, module: str, found: Collection[str], *, people: bool) -> None:
+async def tell_lacking(
+    out: Output, session: Session, modules: Sequence[str], found: Collection[str], *, people: bool
+) -> None:
     """Looks now and then, until cancelled, and warns of each such task when it appears. people: in a sentence."""
     known: set[str] = set()
     while True:
@@ -55,15 +57,15 @@ async def tell_lacking(out: Output, session: Session, module: str, found: Collec
         else:
             for queued in now:
                 if queued.task not in known:
-                    _warn(out, queued, module, found, people)
+                    _warn(out, queued, modules, found, people)
             known = {queued.task for queued in now}
         await asyncio.sleep(LOOK_SECONDS)
 
 
-def _warn(out: Output, queued: Queued, module: str, found: Collection[str], people: bool) -> None:
+def _warn(out: Output, queued: Queued, modules: Sequence[str], found: Collection[str], people: bool) -> None:
     if people:
-        out.warning(no_task(queued, module, found))
+        out.warning(no_task(queued, modules, found))
         return
     seconds = round(queued.oldest_ms / 1000)
-    told = {"task": queued.task, "runs": queued.runs, "oldest_seconds": seconds, "imported": module}
+    told = {"task": queued.task, "runs": queued.runs, "oldest_seconds": seconds, "imported": list(modules)}
     log.warning("no_task", **told, found=sorted(found))

@@ -166,7 +166,7 @@ async def _beside(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 
 async def _tell_lacking(out: Output, tail: Tailrace, module: str, tasks: Collection[str], *, people: bool) -> None:
-    await tell_lacking(out, await tail.session(), module, tasks, people=people)
+    await tell_lacking(out, await tail.session(), [module, *tail.imports], tasks, people=people)
 
 
 def _welcome(voice: Voice, settings: Settings, worker: Worker, module: str, *, is_kept: bool) -> None:

@@ -216,6 +216,17 @@ async def test_a_first_start_with_a_fault_waits(stage: Stage) -> None:
         await stage.has("process_ready")
 
 
+async def test_who_is_cancelled_ends_it_too(stage: Stage) -> None:
+    """A keeper that is cancelled lets its process drain before it goes."""
+    stage.write(drain=0.2)
+    task = asyncio.create_task(stage.keeper().run())
+    await stage.has("process_ready")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert f"{stage.pids[0]} ended" in stage.said
+
+
 async def test_a_second_signal(stage: Stage) -> None:
     """The first makes it drain, a second ends it at once, whatever it does."""
     stage.write(drain=60)
