@@ -34,6 +34,7 @@ log = structlog.get_logger("tailrace.worker")
 SWEEP_SECONDS: Final = 0.25  # how late a time limit may be; instead of a timer for each execution
 PARK_SECONDS: Final = 60.0  # an answer that takes longer is waited for by the server
 STOP_SECONDS: Final = 2.0
+RELAY_SECONDS: Final = 5.0  # for what is on its way to other partitions when the process goes
 
 
 class _Control:
@@ -97,6 +98,7 @@ class Keeping:
     async def close(self) -> None:
         self._stop.set()
         await asyncio.wait(self._tasks, timeout=STOP_SECONDS)  # what is under way, above all a pass
+        await self._until_relayed()
         beside = [*self._tasks, *self._relaying.values()]
         for task in beside:
             task.cancel()
@@ -188,6 +190,13 @@ class Keeping:
                 await self._relay.relay(partition)
         except ServerError as error:
             log.info("relay_waits", error=error.code)  # the next pass tries again
+
+    async def _until_relayed(self) -> None:
+        """What was settled last reaches other partitions before this process goes: nobody else may come for hours."""
+        deadline = self._loop.time() + RELAY_SECONDS
+        while self._relaying and self._loop.time() < deadline:
+            await asyncio.wait(self._relaying.values(), timeout=deadline - self._loop.time())
+            await asyncio.sleep(0)  # one that is over may begin another
 
     async def _relay_all(self) -> None:
         for partition in range(len(self._session.keys.partitions)):
