@@ -110,6 +110,12 @@ class _Link:
             self._unasked.clear()
 
     def _ask(self, data: bytes) -> None:
+        if self._proxy.delay:
+            asyncio.get_running_loop().call_later(self._proxy.delay, self._arrive, data)
+        else:
+            self._arrive(data)
+
+    def _arrive(self, data: bytes) -> None:
         if self.broken is not None:
             return
         if self._plan is not None and self._left is None and self._plan.asked in data:
@@ -138,7 +144,8 @@ class _Link:
     def _one_ended(self) -> None:
         if self.broken != "silent":
             self.client.end("close")
-            self.server.end("reset")
+            # What the client said before it went is still on its way.
+            asyncio.get_running_loop().call_later(self._proxy.delay, self.server.end, "reset")
         if self.client.transport is None and self.server.transport is None:
             self._ended(self)
 
@@ -153,6 +160,7 @@ class FaultProxy:
     def __init__(self, path: Path, plan: Plan | None) -> None:
         self.path = path
         self.plan = plan
+        self.delay = 0.0  # seconds that a request is on its way
         self.holds = False  # what clients ask is kept back, on all connections
         self._hold_at: bytes | None = None
         self.port = 0
@@ -203,6 +211,7 @@ class FaultProxy:
 
     def let_go(self) -> None:
         """All that was held back arrives, late."""
+        self.delay = 0.0  # seconds that a request is on its way
         self.holds = False
         for link in self._links:
             link.pass_on()

@@ -124,6 +124,18 @@ async def test_held_requests_arrive_late() -> None:
         other.transport.abort()
 
 
+async def test_delayed_requests_keep_their_order() -> None:
+    """What is asked takes its time, and comes out as it went in; also what was said right before a client went."""
+    async with through(None) as (proxy, (reader, writer)):
+        proxy.delay = 0.1
+        begin = asyncio.get_running_loop().time()
+        for number in range(20):
+            writer.write(b"%d\n" % number)
+            await asyncio.sleep(0)
+        assert [await reader.readline() for _ in range(20)] == [b"%d\n" % number for number in range(20)]
+        assert asyncio.get_running_loop().time() - begin >= 0.1
+
+
 async def test_absent_server_closes_the_door() -> None:
     """While there is no server behind it, who connects is closed at once, and served once it is there."""
     async with echo() as path:

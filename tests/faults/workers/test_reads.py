@@ -16,6 +16,7 @@ from processor.worker.worker import Worker
 from tailrace import Run
 from tests.faults.workers.oracle import judge_once
 from tests.faults.workers.world import the_world
+from tests.support.proxy import fault_proxy
 from tests.support.servers import TestServer
 from tests.support.until import until
 
@@ -61,3 +62,20 @@ async def test_ended_loops_leave_no_ghosts(server: TestServer, how: str) -> None
         last.stop()
         await running
     assert len(seen) == len(started)
+
+
+async def test_last_worker_leaves_no_effects_behind() -> None:
+    """What a worker settles as it drains reaches runs of other partitions before it goes: nobody else may come for hours."""
+    async with (
+        the_world(visibility_seconds=120.0) as world,
+        world.client() as client,
+        fault_proxy(world.server.socket) as proxy,
+    ):
+        worker = await world.begin_worker(concurrency=40, url=proxy.url)
+        runs = await world.runs_of("silent", 40, gate="g")
+        await until(lambda: world.begun(*runs) == 40, "all are executed", 20)
+        proxy.delay = 0.3
+        world.open_gate("g")
+        await world.stop_worker(worker)
+        assert await world.succeeded() == 40
+        assert await world.effects(client) == 40
