@@ -76,7 +76,7 @@ async def test_everything_at_once(seconds: float) -> None:
         await world.begin_workers(WORKERS - WORKERS // 2, url=proxy.url)
         await world.begin_producer(pause=0.03)
         await world.begin_producer(pause=0.05, input={"fails": 1})
-        await world.begin_producer(pause=0.1, input={"pause_ms": 100})
+        await world.begin_producer(pause=0.1, input={"pause_ms": 300})  # whatever fails, some of these are under way
         end, faults = time.monotonic() + seconds, Counter[str]()
         queue: list[Fault] = []
         while time.monotonic() < end:

@@ -299,17 +299,13 @@ class World:
                 pipeline = client.pipeline(transaction=False)
                 for run in runs:
                     pipeline.xrange(keys.of(run).feed(run))
-                read = await pipeline.execute()
-                return {
-                    run: [Happened.of(id, fields[b"e"]) for id, fields in entries]
-                    for run, entries in zip(runs, read, strict=True)
-                }
+                return await self.blocking(_parsed, runs, await pipeline.execute())
 
             return History(
                 accepted=self.accepted,
                 feeds=await feeds(await self.runs(client)),
                 sinks=await feeds(SINKS),
-                begun=begun_in(self.folder),
+                begun=await self.blocking(begun_in, self.folder),
                 left=await self.left(client),
                 ends=ends or {},
             )
@@ -328,7 +324,7 @@ class World:
         history = await self.history(ends=ends)
         starts = sum(event.type == "run.started" for feed in history.feeds.values() for event in feed)
         print(f"  {len(history.accepted)} accepted, {starts} executions, {len(history.begun)} functions begun")
-        complaints = judge(history) + self.bugs()
+        complaints = await self.blocking(judge, history) + await self.blocking(self.bugs)
         assert not complaints, f"FAULTS_SEED={self.seed}: {len(complaints)} complaints\n" + "\n".join(complaints[:60])
         return history
 
@@ -339,6 +335,13 @@ class World:
 
     def close(self) -> None:
         self._thread.shutdown()
+
+
+def _parsed(runs: Collection[str], feeds: Sequence[Any]) -> dict[str, Sequence[Happened]]:
+    """run → its feed, from what XRANGE gives for each."""
+    return {
+        run: [Happened.of(id, fields[b"e"]) for id, fields in entries] for run, entries in zip(runs, feeds, strict=True)
+    }
 
 
 def _tracebacks(said: str) -> list[str]:
