@@ -108,11 +108,14 @@ async def _failure(child: Run[Any]) -> RunError | None:
 
 async def _result(parent: Run[Any], child: Run[Any]) -> Any:
     with parent._elsewhere():
+        parent._awaited |= {child.id}
         try:
             result = await child.result()
         except RunError:
             await parent._may_go_on()
             raise
+        finally:
+            parent._awaited -= {child.id}
         await parent._may_go_on()
     return result
 

@@ -121,6 +121,7 @@ class Run(Generic[R]):
 
     task: str = ""
     _results: Results | None = None  # of the task that it was started by
+    _awaited: frozenset[str] = frozenset()  # children that its function waits for
 
     def __init__(self, tail: Tailrace, id: str, *, labels: Mapping[str, str] | None = None) -> None:
         self.id = check_run(id)
