@@ -147,6 +147,8 @@ class Inputs:
     def to_json(self, values: Mapping[str, object]) -> bytes:
         """The input as the run carries it. values: of `bind`. Raises BadEvent."""
         parameters = self._known.parameters
+        if self._known.is_plain:
+            return dumps(values)
         members = (b"%b:%b" % (dumps(name), parameters[name].to_json(value)) for name, value in values.items())
         return b"{%b}" % b",".join(members)
 
@@ -223,6 +225,7 @@ class _Shape:
             # Behind a dependency positions are those of the function, which start does not have: names only.
             kept.append(one.replace(kind=one.KEYWORD_ONLY) if self.dependencies else one)
         self.signature = inspect.Signature(kept)
+        self.is_plain = all(parameter.check is not None for parameter in self.parameters.values())
 
 
 def hints_of(fn: Callable[..., Any], names: list[str]) -> dict[str, Any]:
