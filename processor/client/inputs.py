@@ -109,6 +109,11 @@ class Inputs:
                 raise TypeError(
                     f"task {name}: parameter {parameter} has no name of its own; its input is a JSON object"
                 )
+            if type(parameter.default).__module__.partition(".")[0] == "fastapi":
+                raise TypeError(
+                    f"task {name}: parameter {parameter.name} has FastAPI's {type(parameter.default).__name__}, which "
+                    "knows of requests and not of tasks; `from tailrace import Depends`"
+                )
         self._fn = fn
         self._declared = parameters[1:]
         self._shape: _Shape | None = None

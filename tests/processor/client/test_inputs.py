@@ -239,6 +239,16 @@ def test_a_function_whose_parameters_have_no_names_is_no_task(fn: Callable[..., 
         Inputs("t", fn)
 
 
+def test_the_depends_of_fastapi_is_told_apart() -> None:
+    """Whoever imported the other Depends is told so where the task is defined."""
+    import fastapi
+
+    async def fn(run: Run, db: int = fastapi.Depends(connection)) -> None: ...
+
+    with pytest.raises(TypeError, match=r"parameter db has FastAPI's Depends.*from tailrace import Depends"):
+        Inputs("fn", fn)
+
+
 @given(
     prompt=st.text(st.characters(codec="utf-8")),
     times=st.integers(-(2**70), 2**70),
