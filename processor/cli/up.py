@@ -32,7 +32,7 @@ __all__ = ["Place", "place", "show_page", "supervised", "up"]
 def up(
     ctx: typer.Context,
     target: Annotated[
-        str | None, typer.Argument(metavar="[MODULE:TAIL]", help="Its tasks get a worker: shop.tasks:tail")
+        str | None, typer.Argument(metavar="MODULE:TAIL", help="Its tasks get a worker: shop.tasks:tail")
     ] = None,
     web: Annotated[str | None, typer.Option(metavar="MODULE:APP", help="Your web app: shop.web:app")] = None,
     host: Annotated[str | None, typer.Option(help="Instead of TAILRACE_HOST (127.0.0.1).")] = None,

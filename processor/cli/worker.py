@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Collection, Coroutine
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
+import structlog
 import typer
 
 from processor.cli.children import own_command
@@ -23,6 +24,7 @@ from processor.cli.output import Output, output_of
 from processor.cli.parent import Parent
 from processor.cli.serving import serve_on_uvloop
 from processor.cli.voice import Voice
+from processor.core.errors import ServerError
 from processor.core.settings import Settings, shown_url, variable_of
 from processor.observe.logs import configure
 
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from processor.worker.worker import Worker
 
 __all__ = ["worker", "worker_command"]
+
+log = structlog.get_logger("tailrace.worker")
 
 
 def worker(
@@ -147,7 +151,12 @@ async def _execute(
                 beside.append(_tell_lacking(out, tail, module, tasks, people=voice.to_people))
             calm_collector()  # looking through what was imported takes a sixth of an execution
             async with _beside(*beside):
-                await worker.run(burst=burst)
+                try:
+                    await worker.run(burst=burst)
+                except ServerError as error:  # while it opens
+                    if not end.by:
+                        raise
+                    log.info("never_opened", error=error.code)
     return end.code
 
 

@@ -33,6 +33,7 @@ __all__ = ["Keeping"]
 log = structlog.get_logger("tailrace.worker")
 SWEEP_SECONDS: Final = 0.25  # how late a time limit may be; instead of a timer for each execution
 PARK_SECONDS: Final = 60.0  # an answer that takes longer is waited for by the server
+OPEN_SECONDS: Final = 5.0
 STOP_SECONDS: Final = 2.0
 RELAY_SECONDS: Final = 5.0  # for what is on its way to other partitions when the process goes
 
@@ -79,11 +80,10 @@ class Keeping:
 
     async def start(self, *, alone: bool) -> None:
         """Returns when cancels are heard. alone: time does nothing by itself (a sandbox's is virtual). Raises ServerError."""
-        for keys in self._session.keys.partitions:
-            control = self._controls[keys.ctl] = _Control(self)
-            await self._session.server.channels.subscribe(keys.ctl, control)
         with speaking_of(self._session.server.address.url):
-            self._state = await announce(self._session, self._state)
+            async with asyncio.timeout(OPEN_SECONDS):  # a subscription by itself waits until the server is back
+                await self._hear_cancels()
+                self._state = await announce(self._session, self._state)
         self._renewal.start()
         beside: dict[str, Coroutine[Any, Any, None]] = {"sweep": self._sweep()}
         if not alone:
@@ -94,6 +94,11 @@ class Keeping:
                 "singletons": Singletons(self._session, duties(self._worker.tail, self._session)).run(self._stop),
             }
         self._tasks = [self._loop.create_task(work, name=f"tailrace-{name}") for name, work in beside.items()]
+
+    async def _hear_cancels(self) -> None:
+        for keys in self._session.keys.partitions:
+            control = self._controls[keys.ctl] = _Control(self)
+            await self._session.server.channels.subscribe(keys.ctl, control)
 
     async def close(self) -> None:
         self._stop.set()
