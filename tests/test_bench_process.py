@@ -10,6 +10,7 @@ from bench.__main__ import arguments
 from bench.process.memory import slope
 from bench.process.oracle import WHOLE, Drained, Entry, faults, seconds
 from bench.process.peers import FOLDER, PEERS
+from bench.process.profile import shares
 
 GONE = {"entries in work streams": 0, "pending entries": 0}
 
@@ -91,3 +92,11 @@ def test_peers_are_pinned(name: str) -> None:
     lines = (FOLDER / f"{name}.txt").read_text().splitlines()
     assert lines
     assert all("==" in line and "://" not in line and not line.startswith("-") for line in lines)
+
+
+def test_shares_of_a_profile() -> None:
+    """A function counts once a stack, however often it stands there, and lines of one function are one."""
+    alone, whole, total = shares(["run (a.py:1);step (a.py:5);step (a.py:6) 3", "run (a.py:2) 1"])
+    assert total == 4
+    assert alone == {"step (a.py": 3, "run (a.py": 1}
+    assert whole == {"run (a.py": 4, "step (a.py": 3}

@@ -20,7 +20,7 @@ from redis import Redis
 from bench.fleet import cpu_seconds
 from bench.process.floor import drain_floor
 from bench.process.hired import hired_worker
-from bench.process.oracle import Drained, faults, read_feeds, read_left, seconds
+from bench.process.oracle import Drained, Meanwhile, faults, nothing_else, read_feeds, read_left, seconds
 from bench.process.peers import Peer
 from bench.process.tasks import Tasks, start_many
 from bench.report import Report
@@ -92,14 +92,16 @@ def _in_turn(
     return drained
 
 
-def drain_tailrace(server: Served, tasks: int) -> Drained:
+def drain_tailrace(server: Served, tasks: int, *, meanwhile: Meanwhile = nothing_else) -> Drained:
     """Raises RuntimeError with what the oracle found."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         keys, runs = runner.run(_queued(server.url, tasks))
     with hired_worker(server.url, "nothing", burst=True) as worker:
+        meanwhile(True)
         server_cpu = cpu_seconds(server.pid)
         worker.begin()
         told = worker.wait()
+        meanwhile(False)
         server_cpu = cpu_seconds(server.pid) - server_cpu
     with Redis.from_url(server.url) as redis:
         feeds = read_feeds(redis, keys, runs)

@@ -11,7 +11,7 @@ from typing import Any, Final
 from redis import Redis
 
 from bench.fleet import cpu_seconds
-from bench.process.oracle import Drained
+from bench.process.oracle import Drained, Meanwhile, nothing_else
 from bench.server import Served
 
 __all__ = ["drain_floor"]
@@ -35,7 +35,7 @@ return written
 """
 
 
-def drain_floor(server: Served, entries: int, *, count: bool = False) -> Drained:
+def drain_floor(server: Served, entries: int, *, count: bool = False, meanwhile: Meanwhile = nothing_else) -> Drained:
     """count: each entry raises a counter of a hash as well, the least that could be called a state.
 
     Raises RuntimeError unless each entry was acknowledged and written once.
@@ -43,10 +43,12 @@ def drain_floor(server: Served, entries: int, *, count: bool = False) -> Drained
     with Redis.from_url(server.url) as redis:
         _fill(redis, entries)
         settle = redis.register_script(SETTLE)
+        meanwhile(True)
         server_cpu, cpu, begin = cpu_seconds(server.pid), time.process_time(), time.perf_counter()
         written = 0
         while written < entries:
             written += _step(redis, settle, count)
+        meanwhile(False)
         seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
         drained = Drained(entries, seconds, cpu, cpu_seconds(server.pid) - server_cpu)
         if redis.xlen("done") != entries or redis.xpending("work", "workers")["pending"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -12,7 +12,18 @@ from redis import Redis
 
 from processor.core.keys import Keyspace
 
-__all__ = ["WHOLE", "Drained", "Entry", "faults", "read_feeds", "read_left", "seconds", "until_drained"]
+__all__ = [
+    "WHOLE",
+    "Drained",
+    "Entry",
+    "Meanwhile",
+    "faults",
+    "nothing_else",
+    "read_feeds",
+    "read_left",
+    "seconds",
+    "until_drained",
+]
 
 WHOLE: Final = ("run.queued", "run.started", "run.finished")  # a no-op's feed
 AT_ONCE: Final = 1000
@@ -41,6 +52,13 @@ class Drained:
     @property
     def server_us(self) -> float:
         return self.server_seconds / self.tasks * 1e6
+
+
+Meanwhile = Callable[[bool], None]  # told when a drain begins (True) and has ended (False)
+
+
+def nothing_else(begins: bool) -> None:
+    """A drain by itself."""
 
 
 class Entry(NamedTuple):
