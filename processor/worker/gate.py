@@ -1,17 +1,14 @@
 """Rates and limits of tasks, asked before executions begin.
 
 A place of a limit is asked for first, then the turn of the rate, so that no turn is lost to a full limit; a refused turn gives
-the place back. What is refused comes back when there may be room, one behind the other rather than all at once.
+the place back.
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
-import random
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
 import structlog
@@ -32,7 +29,6 @@ log = structlog.get_logger("tailrace.gate")
 LOOK_AGAIN_MS: Final = 500  # for a place, at the latest: as often as due entries are looked for
 SOON_MS: Final = 10  # the same while nobody knows yet how long places are kept
 LEAST_MS: Final = 5
-MOST_APART_MS: Final = 30_000  # that those who wait for the same come back behind the first
 AWAY_MS: Final = 1_000  # while the server does not answer
 
 
@@ -65,17 +61,6 @@ class _Wanted(NamedTuple):
     place: Place | None
 
 
-@dataclass(slots=True)
-class _Queue:
-    """Those who were refused by one rate or limit."""
-
-    back: list[float] = field(default_factory=list)  # heap of the times when they come back
-    kept: float | None = None  # seconds for which places were kept lately
-
-    def noted(self, seconds: float) -> None:
-        self.kept = seconds if self.kept is None else 0.8 * self.kept + 0.2 * seconds
-
-
 class Gate:
     """One worker's. Belongs to one event loop."""
 
@@ -85,13 +70,11 @@ class Gate:
         tasks: Mapping[str, Guarded],
         *,
         now: Callable[[], float] | None = None,
-        draw: Callable[[], float] = random.random,
     ) -> None:
-        """now: seconds, the loop's by default. draw: random in [0, 1)."""
+        """now: seconds, the loop's by default."""
         self.guards_any = any(task.rate or task.limit for task in tasks.values())
         self._session = session
         self._now = now or asyncio.get_running_loop().time
-        self._draw = draw
         self._holder = secrets.token_hex(6)
         self._term_ms = int(session.settings.visibility_seconds * 1000)
         self._held: dict[str, tuple[Place, float]] = {}  # run → as it was taken, and when
@@ -99,11 +82,11 @@ class Gate:
         # One call a time, so that what was sent later (a give-back behind a renewal) is also executed later.
         self._calls = asyncio.Lock()
         self._flushing: asyncio.Task[None] | None = None
-        self._queues: dict[str, _Queue] = {}
+        self._kept: dict[str, float] = {}  # limit → seconds for which its places were kept lately
         self.on_free: Callable[[str], None] = lambda key: None  # a place of this limit was given back
 
     async def ask(self, entries: Sequence[tuple[Taken, Guarded]]) -> list[int]:
-        """For each entry 0 and it may begin, else after how many ms to ask again. left() must follow each 0.
+        """For each entry 0 and it may begin, else after how many ms the first of those who wait may. left() must follow each 0.
 
         Raises nothing: while the server does not answer, nobody begins who needs to ask.
         """
@@ -134,16 +117,15 @@ class Gate:
         for w in placed:
             if w.place is None or w.position not in full:
                 continue
-            spacing = self._turnover_ms(w.place)
-            refused.append((w.position, self._apart(_limit(w.place), spacing, spacing)))
+            refused.append((w.position, round(self._turnover_ms(w.place))))
         put_off_total.labels("limit").inc(len(full))
         timed = [w for w in wanted if w.turn is not None and w.position not in full]
         turns = [w.turn for w in timed if w.turn is not None]
-        for w, turn, wait in zip(timed, turns, await ask_rates(self._session, turns), strict=True):
+        for w, wait in zip(timed, await ask_rates(self._session, turns), strict=True):
             if wait:
                 self._give_back([w.taken.run])
                 put_off_total.labels("rate").inc()
-                refused.append((w.position, self._apart(f"rate:{turn.key}", wait, turn.rate.interval_ms)))
+                refused.append((w.position, wait))
         return refused
 
     async def _ask_places(self, asked: Sequence[Place]) -> list[str]:
@@ -161,28 +143,19 @@ class Gate:
                 self._held[place.run] = place, self._now()
         return list(given)
 
+    def spacing_ms(self, taken: Taken, task: Guarded) -> float:
+        """How far apart those may begin who wait for the same as this one, as far as this process sees."""
+        wanted = _wanted(0, taken, task)
+        turn = wanted.turn.rate.interval_ms if wanted is not None and wanted.turn is not None else 0.0
+        return max(turn, self._turnover_ms(wanted.place) if wanted is not None and wanted.place is not None else 0.0)
+
     def _turnover_ms(self, place: Place) -> float:
-        """How often a place of this limit comes free, as far as this process sees."""
-        queue, now = self._queues.get(_limit(place)), self._now()
-        if queue is not None and queue.kept is not None:
-            kept = queue.kept
-        else:
+        """How often a place of this limit comes free."""
+        kept, now = self._kept.get(place.key), self._now()
+        if kept is None:
             kept = max((now - since for held, since in self._held.values() if held.key == place.key), default=0.0)
             kept = max(kept, SOON_MS / 1000 * place.at_most)
         return min(max(kept * 1000 / place.at_most, LEAST_MS), LOOK_AGAIN_MS)
-
-    def _apart(self, key: str, first_ms: float, spacing_ms: float) -> int:
-        """When to come back, behind those of this process who wait for the same."""
-        now = self._now()
-        heap = self._queues.setdefault(key, _Queue()).back
-        while heap and heap[0] <= now:
-            heapq.heappop(heap)
-        behind = spacing_ms * len(heap)
-        if behind > MOST_APART_MS:
-            behind = MOST_APART_MS * self._draw()
-        wait = int(first_ms + behind)
-        heapq.heappush(heap, now + wait / 1000)
-        return wait
 
     # Leaving.
 
@@ -192,7 +165,8 @@ class Gate:
         if held is None:
             return
         place, since = held
-        self._queues.setdefault(_limit(place), _Queue()).noted(self._now() - since)
+        seconds = self._now() - since
+        self._kept[place.key] = 0.8 * self._kept.get(place.key, seconds) + 0.2 * seconds
         self._give_back([run])
         self.on_free(place.key)
 
@@ -216,7 +190,10 @@ class Gate:
 
     async def renew(self) -> None:
         """Each third of a visibility timeout or oftener. Raises ServerError."""
-        self._forget_waiting()
+        held_keys = {
+            place.key for place, _ in self._held.values()
+        }  # keys hold values of labels: their number has no bound
+        self._kept = {key: kept for key, kept in self._kept.items() if key in held_keys}
         if not self._held and not self._leaving:
             return
         with speaking_of(self._session.server.address.url):
@@ -225,20 +202,10 @@ class Gate:
                 await ask_places(self._session, self._holder, held, self._term_ms)
             await self._ask_places([])
 
-    def _forget_waiting(self) -> None:
-        """Keys hold values of labels, whose number has no bound."""
-        now = self._now()
-        for key in [key for key, queue in self._queues.items() if max(queue.back, default=now) <= now]:
-            del self._queues[key]
-
     async def close(self) -> None:
         """Returns when what was given back is told, or the server does not answer."""
         if self._flushing is not None:
             await self._flushing
-
-
-def _limit(place: Place) -> str:
-    return f"limit:{place.key}"
 
 
 class Line(NamedTuple):

@@ -1,13 +1,15 @@
-"""Executions that wait in this process for a turn or a place that is near.
+"""Executions that a rate or a limit refused: near their turn they wait in this process, else they are put off.
 
 To put one off means to write it down at the server and to look for it again, twice a second: too long a way for a limit whose
-places come free every few milliseconds. So what comes near its turn waits here, with its entry in the worker's hands, and begins
-as soon as a place is given back.
+places come free every few milliseconds. So what is near its turn waits here, with its entry in the worker's hands, and begins
+as soon as a place is given back. What is put off comes back one behind the other rather than all at once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import heapq
+import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
@@ -17,6 +19,8 @@ from processor.worker.gate import Gate, Guarded, Line, line_of
 __all__ = ["Guest", "Lobby"]
 
 NEAR_MS: Final = 1_000  # who would wait longer is put off
+MOST_APART_MS: Final = 30_000  # that those who were put off come back behind the first
+MANY_LINES: Final = 100  # from here on those are forgotten that nobody comes back to
 STAY_SECONDS: Final = 5.0  # then somebody else may come near
 STOP_SECONDS: Final = 2.0  # for the answer to those who ask; without one they are claimed by other workers
 
@@ -46,12 +50,20 @@ class _Waiting(NamedTuple, Generic[G]):
 class Lobby(Generic[G]):
     """One worker's. Belongs to one event loop."""
 
-    def __init__(self, gate: Gate, begin: Callable[[list[G]], Awaitable[None]], *, places: int) -> None:
-        """places: how many may wait here. begin: is given those that may begin."""
-        self._gate, self._begin, self._places = gate, begin, places
+    def __init__(
+        self,
+        gate: Gate,
+        begin: Callable[[list[G]], Awaitable[None]],
+        *,
+        places: int,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        """begin: is given those that may begin. places: how many may wait here. draw: random in [0, 1)."""
+        self._gate, self._begin, self._places, self._draw = gate, begin, places, draw
         self._now = asyncio.get_running_loop().time
         self._waiting: list[_Waiting[G]] = []
         self._asking: list[_Waiting[G]] = []
+        self._back: dict[Line, list[float]] = {}  # heap of the times when those who were put off come back
         self._emptied = 0  # how often all were given back
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -60,13 +72,31 @@ class Lobby(Generic[G]):
     def __len__(self) -> int:
         return len(self._waiting) + len(self._asking)
 
-    def put(self, guest: G, wait_ms: int) -> bool:
-        """Whether it waits here. If not, it must be put off."""
+    def wait(self, guest: G, first_ms: int) -> None:
+        """It was refused, and the first of those who wait for the same may ask again after first_ms."""
+        line = line_of(guest.taken, guest.task)
+        spacing = self._gate.spacing_ms(guest.taken, guest.task)
+        wait_ms = first_ms + spacing * sum(one.line == line for one in self._waiting)
         if wait_ms > NEAR_MS or len(self) >= self._places or guest.is_suspect:
-            return False
+            guest.give_back(self._apart(line, first_ms, spacing))
+            return
         now = self._now()
-        self._wait(_Waiting(guest, now, now + wait_ms / 1000, line_of(guest.taken, guest.task)))
-        return True
+        self._let_wait(_Waiting(guest, now, now + wait_ms / 1000, line))
+
+    def _apart(self, line: Line, first_ms: int, spacing_ms: float) -> int:
+        """When one that is put off comes back: behind those who were, MOST_APART_MS behind the first at most."""
+        now = self._now()
+        if len(self._back) > MANY_LINES:
+            self._back = {line: back for line, back in self._back.items() if max(back, default=now) > now}
+        back = self._back.setdefault(line, [])
+        while back and back[0] <= now:
+            heapq.heappop(back)
+        behind = spacing_ms * len(back)
+        if behind > MOST_APART_MS:
+            behind = MOST_APART_MS * self._draw()
+        wait = int(first_ms + behind)
+        heapq.heappush(back, now + wait / 1000)
+        return wait
 
     def give_back(self) -> None:
         """All that wait here go to other workers, also those who are just asking."""
@@ -84,7 +114,7 @@ class Lobby(Generic[G]):
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    def _wait(self, one: _Waiting[G]) -> None:
+    def _let_wait(self, one: _Waiting[G]) -> None:
         self._waiting.append(one)
         self._woken.set()
         if self._task is None or self._task.done():
@@ -127,13 +157,17 @@ class Lobby(Generic[G]):
                 one.guest.give_back()
             return
         now = self._now()
-        for one, wait_ms in zip(asking, waits, strict=True):
-            if not wait_ms:
+        behind: dict[Line, float] = {}
+        for one, first_ms in zip(asking, waits, strict=True):
+            if not first_ms:
                 continue
+            spacing = self._gate.spacing_ms(one.guest.taken, one.guest.task)
+            wait_ms = first_ms + behind.get(one.line, 0.0)
             if wait_ms > NEAR_MS or now - one.since > STAY_SECONDS:
-                one.guest.give_back(wait_ms)
+                one.guest.give_back(self._apart(one.line, first_ms, spacing))
             else:
-                self._wait(one._replace(due=now + wait_ms / 1000))
+                behind[one.line] = behind.get(one.line, 0.0) + spacing
+                self._let_wait(one._replace(due=now + wait_ms / 1000))
         ready = [one.guest for one, wait_ms in zip(asking, waits, strict=True) if not wait_ms]
         if ready:
             await self._begin(ready)

@@ -108,7 +108,7 @@ class Worker:
         self._own_seen = 0  # connections of the reader after which own pending entries were looked for
         self._gate = Gate(session, self.tasks)
         self._starting = Starting(self._calls, session, self.consumer, self.registry, self.tasks, self._look_again)
-        self._lobby = Lobby(self._gate, self._starting.begin, places=0 if alone else self.concurrency // 4)
+        self._lobby = Lobby(self._gate, self._starting.begin, places=0 if alone else self.concurrency // 2)
         self._keeping = Keeping(self, self._free, self._take_over, self._gate)
         settle = session.scripts.named("settle")
         self._settling = Settling(self._calls, settle, session.limits, lambda: session.keys, self._keeping.relay_soon)
@@ -194,8 +194,8 @@ class Worker:
             return executions
         waits = await self._gate.ask([(one.taken, one.task) for one in executions])
         for execution, wait_ms in zip(executions, waits, strict=True):
-            if wait_ms and not self._lobby.put(execution, wait_ms):
-                execution.give_back(wait_ms)
+            if wait_ms:
+                self._lobby.wait(execution, wait_ms)
         return [execution for execution, wait_ms in zip(executions, waits, strict=True) if not wait_ms]
 
     async def _run_alone(self, execution: Execution) -> None:

@@ -13,7 +13,7 @@ from processor.client.session import Session
 from processor.core.rate import Limit, Rate
 from processor.worker import lobby as module
 from processor.worker.gate import Gate
-from processor.worker.lobby import NEAR_MS, Lobby
+from processor.worker.lobby import MOST_APART_MS, NEAR_MS, Lobby
 from processor.worker.worker import Worker
 from tests.processor.worker.test_gate import Job, taken
 from tests.support.servers import TestServer
@@ -40,13 +40,18 @@ class Hall:
     def __init__(self, session: Any, *, places: int = 10) -> None:
         self.gate = Gate(session, {"answer": ONE})
         self.began: list[str] = []
-        self.lobby: Lobby[Guest] = Lobby(self.gate, self._begin, places=places)
+        self.lobby: Lobby[Guest] = Lobby(self.gate, self._begin, places=places, draw=lambda: 0.5)
 
     async def _begin(self, guests: list[Guest]) -> None:
         self.began += [guest.taken.run for guest in guests]
 
     def guest(self, run: str, task: Job = ONE, **more: bool) -> Guest:
         return Guest(self.gate, run, task, **more)
+
+    def wait(self, run: str, wait_ms: int = 900, task: Job = ONE, **more: bool) -> Guest:
+        guest = self.guest(run, task, **more)
+        self.lobby.wait(guest, wait_ms)
+        return guest
 
     async def ask(self, run: str, task: Job = ONE) -> int:
         return (await self.gate.ask([(taken(run), task)]))[0]
@@ -69,15 +74,14 @@ async def hall(session: Session) -> AsyncIterator[Hall]:
 async def test_who_waits_begins_when_a_place_is_given_back(hall: Hall) -> None:
     """At once, long before it would have asked again; the first that came is the first that begins."""
     assert await hall.ask("first") == 0
-    guests = [hall.guest(run) for run in "abc"]
-    for guest in guests:
-        assert hall.lobby.put(guest, NEAR_MS)
-    assert len(hall.lobby) == 3
     begin = asyncio.get_running_loop().time()
+    for run in "abc":
+        hall.wait(run)
+    assert len(hall.lobby) == 3
     for count, before in enumerate(("first", "a", "b"), 1):
         hall.gate.left(before)
         await until(lambda count=count: len(hall.began) == count, f"{count} began")  # type: ignore[misc]
-    assert asyncio.get_running_loop().time() - begin < NEAR_MS / 1000
+    assert asyncio.get_running_loop().time() - begin < 0.9
     assert hall.began == ["a", "b", "c"]
     assert len(hall.lobby) == 0
 
@@ -86,8 +90,8 @@ async def test_who_waits_for_another_limit_is_left_alone(hall: Hall) -> None:
     """A place of one limit wakes nobody who waits for another one."""
     other = Job("other", limit=Limit(1))
     assert [await hall.ask("a"), await hall.ask("b", other)] == [0, 0]
-    assert hall.lobby.put(hall.guest("c", other), NEAR_MS)
-    assert hall.lobby.put(hall.guest("d"), NEAR_MS)
+    hall.wait("c", task=other)
+    hall.wait("d")
     hall.gate.left("a")
     await until(lambda: hall.began == ["d"], "d began")
     assert len(hall.lobby) == 1
@@ -100,30 +104,59 @@ async def test_turns_are_waited_for(hall: Hall) -> None:
     for run in "abcdef":
         wait = await hall.ask(run, job)
         if wait:
-            assert hall.lobby.put(hall.guest(run, job), wait)
+            hall.wait(run, wait, job)
     await until(lambda: len(hall.began) == 5, "all began")
     assert hall.began == ["b", "c", "d", "e", "f"]
     assert asyncio.get_running_loop().time() - begin >= 5 / 50 - 0.002  # the server's clock has whole milliseconds
 
 
-async def test_who_is_far_from_its_turn_is_not_let_in(session: Session) -> None:
-    """Nor is anybody when the lobby is full, nor what may end the process."""
-    hall = Hall(session, places=1)
+async def test_who_is_far_from_its_turn_is_put_off(session: Session) -> None:
+    """So is whoever comes when the lobby is full, and what may end the process."""
+    hall = Hall(session, places=2)
     assert await hall.ask("first") == 0
-    assert not hall.lobby.put(hall.guest("far"), NEAR_MS + 1)
-    assert not hall.lobby.put(hall.guest("suspect", is_suspect=True), 1)
-    assert hall.lobby.put(hall.guest("a"), NEAR_MS)
-    assert not hall.lobby.put(hall.guest("b"), NEAR_MS)
+    assert [hall.wait(name, wait).given_back for name, wait in (("far", NEAR_MS + 1), ("near", NEAR_MS))] == [
+        [1001],
+        [],
+    ]
+    assert hall.wait("suspect", 1, is_suspect=True).given_back
+    assert hall.wait("also near", 1).given_back == []
+    assert hall.wait("too many", 1).given_back
     await hall.lobby.close()
-    assert not hall.lobby.put(hall.guest("late"), 1)
+    assert hall.wait("late", 1).given_back
+
+
+async def test_near_is_who_is_near_behind_the_others(hall: Hall) -> None:
+    """At a rate of five a second, five begin within the next second: the others are put off."""
+    job = Job(rate=Rate("5/s", burst=1))
+    given_back = [hall.wait(run, 200, job).given_back for run in "abcdefg"]
+    assert given_back == [[], [], [], [], [], [200], [400]]
+
+
+async def test_those_who_are_put_off_come_back_one_behind_the_other(session: Session) -> None:
+    """As far apart as they may begin, but no more than half a minute behind the first: one may be cancelled any time."""
+    hall = Hall(session, places=0)
+    job = Job(rate=Rate("10/min", burst=1))
+    delays = [hall.wait(str(number), 500, job).given_back[0] for number in range(8)]
+    assert delays == [500, 6_500, 12_500, 18_500, 24_500, 30_500, *[500 + MOST_APART_MS // 2] * 2]
+    other = Job("other", rate=Rate("10/min", burst=1))
+    assert hall.wait("x", 500, other).given_back == [500]
+
+
+async def test_lines_are_forgotten(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines have values of labels in their names; of those that nobody comes back to nothing is kept."""
+    monkeypatch.setattr(module, "MANY_LINES", 10)
+    hall = Hall(session, places=0)
+    for number in range(100):
+        hall.wait(str(number), 1, Job(f"task-{number}", rate=Rate("5/s")))
+        await until(lambda: max(map(max, hall.lobby._back.values())) < hall.lobby._now(), "it came back")
+    assert len(hall.lobby._back) <= 11
 
 
 async def test_nobody_stays_for_ever(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waited in vain is put off, so that others may come near."""
     monkeypatch.setattr(module, "STAY_SECONDS", 0.1)
     assert await hall.ask("first") == 0
-    guest = hall.guest("a")
-    assert hall.lobby.put(guest, 1)
+    guest = hall.wait("a", 1)
     await until(lambda: guest.given_back, "it was put off")
     (delay,) = guest.given_back
     assert delay
@@ -133,8 +166,7 @@ async def test_nobody_stays_for_ever(hall: Hall, monkeypatch: pytest.MonkeyPatch
 async def test_all_go_when_the_process_ends(hall: Hall) -> None:
     """Other workers get them at once."""
     assert await hall.ask("first") == 0
-    guests = [hall.guest(run) for run in "abc"]
-    assert all(hall.lobby.put(guest, NEAR_MS) for guest in guests)
+    guests = [hall.wait(run) for run in "abc"]
     await hall.lobby.close()
     assert [guest.given_back for guest in guests] == [[None]] * 3
     assert hall.began == []
@@ -162,8 +194,7 @@ async def test_who_is_asking_while_all_go_goes_too(session: Session) -> None:
     """Its place, which the server had given, is given back with it."""
     slow = Slow(session)
     hall = Hall(slow)
-    guest = hall.guest("a")
-    assert hall.lobby.put(guest, 0)
+    guest = hall.wait("a", 0)
     await slow.asked.wait()
     hall.lobby.give_back()
     slow.answer.set()
@@ -179,8 +210,7 @@ async def test_a_server_that_does_not_answer_keeps_nobody(session: Session, monk
     monkeypatch.setattr(module, "STOP_SECONDS", 0.05)
     slow = Slow(session)
     hall = Hall(slow)
-    guest = hall.guest("a")
-    assert hall.lobby.put(guest, 0)
+    guest = hall.wait("a", 0)
     await slow.asked.wait()
     async with asyncio.timeout(5):
         await hall.lobby.close()
