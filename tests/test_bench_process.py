@@ -98,5 +98,5 @@ def test_shares_of_a_profile() -> None:
     """A function counts once a stack, however often it stands there, and lines of one function are one."""
     alone, whole, total = shares(["run (a.py:1);step (a.py:5);step (a.py:6) 3", "run (a.py:2) 1"])
     assert total == 4
-    assert alone == {"step (a.py": 3, "run (a.py": 1}
-    assert whole == {"run (a.py": 4, "step (a.py": 3}
+    assert alone == {"step (a.py)": 3, "run (a.py)": 1}
+    assert whole == {"run (a.py)": 4, "step (a.py)": 3}

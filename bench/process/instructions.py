@@ -1,8 +1,8 @@
 """How many instructions the server executes for an execution: `python -m bench.process.instructions [--tasks N] [--top N]`.
 
 The server runs under callgrind (Debian: `apt install valgrind`), fifty times slower and the same on a busy machine: a difference of
-five per cent between two versions of a script shows (how many entries a call has varies a little). Prints the count of a worker's no-op and of the floor's entry, and, with --top,
-what they went into, each with all it calls.
+five per cent between two versions of a script shows (how many entries a call has varies a little). Prints the count of a worker's
+no-op and of the floor's entry, and, with --top, what they went into, each with all it calls.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
 import uvloop
 
@@ -26,7 +28,8 @@ from processor.core.settings import Settings
 
 __all__ = ["shares"]
 
-HERTZ = 500
+HERTZ: Final = 500
+LINE: Final = re.compile(r":\d+\)?$")
 
 
 def shares(stacks: Iterable[str]) -> tuple[Counter[str], Counter[str], int]:
@@ -36,7 +39,7 @@ def shares(stacks: Iterable[str]) -> tuple[Counter[str], Counter[str], int]:
     total = 0
     for stack in stacks:
         frames, _, count = stack.rpartition(" ")
-        names = [frame.rpartition(":")[0] or frame for frame in frames.split(";")]  # without the line
+        names = [LINE.sub(")", frame) for frame in frames.split(";")]
         alone[names[-1]] += int(count)
         whole.update(dict.fromkeys(names, int(count)))
         total += int(count)
