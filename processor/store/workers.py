@@ -44,11 +44,12 @@ async def announce(space: Space, worker: WorkerState) -> WorkerState:
     return worker
 
 
-async def tell_stopped(space: Space, worker: WorkerState) -> None:
+async def tell_stopped(space: Space, worker: WorkerState) -> WorkerState:
     """Tells that it takes nothing more: from now on it counts as gone, and is known to have meant it."""
     now = await _time(space)
     worker = replace(worker, seen=now, stopped=now, running=0)
     await execute(space.redis, "HSET", space.keys.workers, worker.consumer, worker.json())
+    return worker
 
 
 async def list_workers(space: Space) -> Workers:

@@ -112,11 +112,8 @@ class Keeping:
         await asyncio.to_thread(self._renewal.join, STOP_SECONDS)
         for ctl, control in self._controls.items():
             self._session.server.channels.unsubscribe(ctl, control)
-        try:
-            with speaking_of(self._session.server.address.url):
-                await tell_stopped(self._session, self._state)
-        except ServerError as error:
-            log.info("stop_untold", error=error.code)
+        if self._state.stopped is None:
+            await self._tell_stopped()
 
     # Renewals, in their own thread.
 
@@ -212,15 +209,26 @@ class Keeping:
     # Others.
 
     async def _announce(self) -> None:
-        while not self._stop.is_set():
+        """Until it takes nothing more, which is told at once: it may drain for a while yet."""
+        stopping = self._worker.stopping
+        while not stopping.is_set():
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), ANNOUNCE_SECONDS)
+                await asyncio.wait_for(stopping.wait(), ANNOUNCE_SECONDS)
+                break
             try:
                 with speaking_of(self._session.server.address.url):
                     running = replace(self._state, running=self._worker.places.taken)
                     self._state = await announce(self._session, running)
             except ServerError as error:
                 log.debug("announce_failed", error=error.code)  # reads and settlements tell of it loudly enough
+        await self._tell_stopped()
+
+    async def _tell_stopped(self) -> None:
+        try:
+            with speaking_of(self._session.server.address.url):
+                self._state = await tell_stopped(self._session, self._state)
+        except ServerError as error:
+            log.info("stop_untold", error=error.code)
 
     async def due_within(self, ms: int) -> bool:
         """Whether something delayed is due so soon."""
