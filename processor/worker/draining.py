@@ -22,26 +22,44 @@ SETTLE_SECONDS: Final = 5.0  # for the last answers; what has none is settled by
 LOOK_SECONDS: Final = 0.05
 
 
-async def drain(worker: Worker, starting: Starting, settling: Settling, seconds: float) -> None:
-    """Returns when nothing of this process runs any more, and what it did is settled where the server can be reached."""
-    worker.give_back_unbegun()
-    deadline = asyncio.get_running_loop().time() + seconds
-    if not await _ends(starting.done, seconds or LOOK_SECONDS):
-        starting.give_up()
-        await _ends(starting.done, SETTLE_SECONDS)
-    for execution in worker.registry:
-        execution.park()
-    await _until(lambda: worker.running == 0, deadline)
+async def drain(worker: Worker, starting: Starting, settling: Settling, seconds: float) -> bool:
+    """Returns when nothing of this process runs any more, and what it did is settled where the server can be reached.
+
+    False if not all is: the server, or a function, does not answer.
+    """
+    now = asyncio.get_running_loop().time
+    deadline = now() + seconds
+    worker.give_back_inbox()
+    if await _starts_are_answered(starting, seconds):
+        worker.give_back_unbegun()
+    await _until(lambda: _all_ended_or_parked(worker), deadline)
     left = [execution for execution in worker.registry if execution.runs]
     for execution in left:
         execution.release()
     if left:
         log.info("released", executions=len(left))
-        await _until(lambda: worker.running == 0, asyncio.get_running_loop().time() + CLEAN_UP_SECONDS)
+        await _until(lambda: worker.running == 0, now() + CLEAN_UP_SECONDS)
         for execution in worker.registry:
             execution.hurry()
-    if not await _ends(settling.settled, SETTLE_SECONDS):
-        log.warning("left_unsettled", executions=settling.unsettled)
+    await _until(lambda: worker.running == 0 and not settling.unsettled, now() + SETTLE_SECONDS)
+    if worker.running or settling.unsettled:
+        log.warning("left_unsettled", running=worker.running, unsettled=settling.unsettled)
+        return False
+    return True
+
+
+async def _starts_are_answered(starting: Starting, seconds: float) -> bool:
+    if await _ends(starting.done, seconds or LOOK_SECONDS):
+        return True
+    starting.give_up()
+    return await _ends(starting.done, SETTLE_SECONDS)
+
+
+def _all_ended_or_parked(worker: Worker) -> bool:
+    """What comes to a question while the process drains is parked as well."""
+    for execution in worker.registry:
+        execution.park()
+    return worker.running == 0
 
 
 async def _ends(wait: Callable[[], Coroutine[Any, Any, None]], seconds: float) -> bool:

@@ -6,7 +6,6 @@ import asyncio
 import random
 import secrets
 import time
-import traceback
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
@@ -18,6 +17,7 @@ from processor.client.run import Run
 from processor.core.backoff import GiveUp, RetryLater
 from processor.core.errors import BadEvent, BadInput, IllegalEvent, RunClosed, StaleAttempt, TailraceError
 from processor.core.events import compose
+from processor.core.failure import failure, short, text_of, words_of
 from processor.core.json import dumps, loads
 from processor.store.executing import Begun, Settled, Taken, Unit, Verb
 from processor.store.writer import Sent, Writer
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 __all__ = ["Crew", "Execution"]
 
 log = structlog.get_logger("tailrace.worker")
-TRACEBACK_CHARS: Final = 8000
-ERROR_CHARS: Final = 250  # that the hash keeps; the event has it all
 
-Stopped = Literal["", "cancel", "timeout", "release", "drop"]
+Stopped = Literal["", "cancel", "timeout", "release", "lost", "drop"]
+"""Why its function was cancelled. lost: the server knows another execution of the run, or none. drop: nothing is said of it."""
+_FIRM: Final = ("lost", "drop")  # also where the function is over, or was stopped for another reason
 
 
 class Crew(Protocol):
@@ -54,6 +54,9 @@ class Crew(Protocol):
     def forget(self, execution: Execution) -> None:
         """Nothing is held of it any more."""
 
+    def look_again(self) -> None:
+        """Something that is not held any more may still be pending for this process."""
+
 
 class Execution:
     """Begun once; its function runs in a task of its own, which nobody but this class cancels."""
@@ -63,6 +66,8 @@ class Execution:
         "_crew",
         "_effects",
         "_inner",
+        "_is_hurried",
+        "_is_over",
         "_parking",
         "_stopped",
         "_waits",
@@ -92,6 +97,8 @@ class Execution:
         self._inner: asyncio.Task[None] | None = None
         self._writer: Writer | None = None
         self._stopped: Stopped = ""
+        self._is_over = False  # its function has ended: what may still take time is to tell so
+        self._is_hurried = False
         self._waits = 0  # of its function at once, each for an answer or another run
         self._parking: asyncio.Future[None] | None = None
 
@@ -120,6 +127,8 @@ class Execution:
         loop = asyncio.get_running_loop()
         self.deadline = loop.time() + self.task.timeout_seconds
         self._inner = loop.create_task(self._execute())
+        if self._stopped:
+            self._cancel_inner()
 
     def _open_live(self) -> Writer:
         self._writer = self._crew.session.producer.live(self.taken.run, self.exec)
@@ -133,18 +142,24 @@ class Execution:
 
     async def _execute(self) -> None:
         self._effects.begin()
-        unit: Unit | None
         try:
-            unit = await self._finish(await invoke(self.task, self.run, self._input()))
-        except asyncio.CancelledError:
-            unit = self._after_cancellation()
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's code raises
-            unit = self._after(error)
-        if self._writer is not None and unit is not None:
-            unit = await self._flushed(unit)
+            result = await invoke(self.task, self.run, self._input())
+            self._is_over = True
+            unit: Unit | None = await self._finish(result)
+        except KeyboardInterrupt:  # somebody ends the process, not this run
+            self._end(self._released())
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever the user's code raises
+            self._is_over = True
+            unit = await self._flushed(self._judged(error))
+        self._end(unit)
+
+    def _end(self, unit: Unit | None) -> None:
         self._crew.over(self)
-        if unit is None:
+        if unit is None or self._stopped == "drop":
             self._forget()
+        elif unit.verb == "back":
+            self._crew.settle(self.partition, unit, lambda answer: self._forget())
         else:
             self._crew.settle(self.partition, unit, self._settled)
 
@@ -166,59 +181,75 @@ class Execution:
             )
         return self._unit("finish", payload, effects=True)
 
-    async def _flushed(self, unit: Unit) -> Unit | None:
+    async def _flushed(self, unit: Unit | None) -> Unit | None:
         """What was written goes out before the end: behind it nothing is taken any more."""
-        assert self._writer is not None
+        if self._writer is None or unit is None or unit.verb == "back" or self._is_hurried:
+            return unit
         try:
             await self._writer.flush(patiently=True)
         except asyncio.CancelledError:
             log.info("flush_cut_short", run=self.taken.run)
         except StaleAttempt:
-            return None
+            return self._unstarted()
         except TailraceError as error:
             log.warning("write_failed", run=self.taken.run, error=error.message)
         return unit
 
-    def _after_cancellation(self) -> Unit | None:
-        if self._stopped == "cancel":
-            return self._unit("stop")
-        if self._stopped == "timeout":
-            return self._after(TimeoutError(f"it took longer than {self.task.timeout_seconds:g} s"))
-        if self._stopped == "release":
-            payload = self._retrying("released", None, None)
-            return self._unit("release", payload, "", *self._body)
+    def _judged(self, error: BaseException) -> Unit | None:
+        """What the end of its function means. No error is too odd for that: else its entry would be held for ever."""
+        try:
+            return self._judge(error)
+        except Exception as odd:
+            log.exception("error_unjudged", run=self.taken.run, task=self.task.name)
+            return self._fail(f"{words_of(error)} ({words_of(odd)})", "error")
+
+    def _judge(self, error: BaseException) -> Unit | None:
+        """A function that was stopped may raise what it likes."""
+        is_cancelled = isinstance(error, asyncio.CancelledError)
         if self._stopped == "drop":
             return None
-        return self._fail("the task cancelled itself", "error")
-
-    def _after(self, error: BaseException) -> Unit | None:
-        if isinstance(error, (RunClosed, StaleAttempt)) and error.run == self.taken.run:
-            return self._unit("stop") if isinstance(error, RunClosed) else None
+        if self._stopped == "lost":
+            return self._unstarted()
         if self._stopped == "cancel":
             return self._unit("stop")
+        if self._stopped == "release" or (self._is_hurried and is_cancelled):
+            return self._released()
+        if self._stopped == "timeout" and is_cancelled:
+            return self._after(TimeoutError(f"it took longer than {self.task.timeout_seconds:g} s"))
+        if is_cancelled:
+            return self._fail("the task cancelled itself", "error")
+        return self._after(error)
+
+    def _after(self, error: BaseException) -> Unit:
+        if isinstance(error, StaleAttempt) and error.run == self.taken.run:
+            return self._unstarted()
+        if isinstance(error, RunClosed) and error.run == self.taken.run:
+            return self._unit("stop")
         if isinstance(error, GiveUp):
-            return self._fail(str(error) or "given up", "given_up")
+            return self._fail(text_of(error) or "given up", "given_up")
         if isinstance(error, RetryLater):
             payload = self._retrying("later", None, error.seconds)
             return self._unit("later", payload, _ms(error.seconds), *self._body)
-        retry, tries = self.task.retry, self._begun.tries
+        retry, tries, words = self.task.retry, self._begun.tries, words_of(error)
         unfit = isinstance(error, BadInput) and error.field.startswith("input")  # no further try makes it fit
         if unfit or isinstance(error, retry.never) or tries >= retry.attempts:
-            return self._fail(_words(error), "timeout" if isinstance(error, TimeoutError) else "error", error)
+            return self._fail(words, "timeout" if isinstance(error, TimeoutError) else "error", error)
         delay = retry.delay_seconds(tries, random.random())
-        log.info(
-            "try_failed", run=self.taken.run, task=self.task.name, attempt=self._begun.attempt, error=_words(error)
-        )
-        return self._unit("retry", self._retrying("error", _words(error), delay), _ms(delay), *self._body)
+        log.info("try_failed", run=self.taken.run, task=self.task.name, attempt=self._begun.attempt, error=words)
+        return self._unit("retry", self._retrying("error", words, delay), _ms(delay), *self._body)
+
+    def _released(self) -> Unit:
+        return self._unit("release", self._retrying("released", None, None), "", *self._body)
+
+    def _unstarted(self) -> Unit:
+        """The server knows nothing of this execution: it was taken over, or the server lost its start. Then the entry is given
+        back; if anybody else has begun it, or settled it, that changes nothing."""
+        return self._given_back(None)
 
     def _fail(self, words: str, reason: str, error: BaseException | None = None) -> Unit:
-        data = {"error": words, "reason": reason}
-        if error is not None:
-            data["traceback"] = "".join(traceback.format_exception(error))[-TRACEBACK_CHARS:]
         log.warning("run_failed", run=self.taken.run, task=self.task.name, reason=reason, error=words)
-        payload = compose("run.failed", dumps(data), attempt=self._begun.attempt)
-        short = words if len(words) <= ERROR_CHARS else words[:ERROR_CHARS] + "…"
-        return self._unit("fail", payload, dumps(short), *self._body)
+        payload = compose("run.failed", dumps(failure(words, reason, error)), attempt=self._begun.attempt)
+        return self._unit("fail", payload, dumps(short(words)), *self._body)
 
     def _retrying(self, reason: str, error: str | None, delay_seconds: float | None) -> bytes:
         data: dict[str, object] = {"reason": reason}
@@ -255,26 +286,38 @@ class Execution:
                 f"what the handler did to another run was refused: {answer.detail}.", run=self.taken.run
             )
             self._effects = Effects(self.taken.run, self._put_live, self._crew.session.producer.max_event_bytes)
-            unit = self._after(refused)
+            unit = self._judged(refused)
             assert unit is not None
             self._crew.settle(self.partition, unit, self._settled)
             return
         if answer.word == "corrupt":
             log.error("run_corrupt", run=self.taken.run, task=self.task.name)
+            self._crew.look_again()  # start sets it aside
         elif answer.word == "stale":
             log.warning("settled_too_late", run=self.taken.run, attempt=self._begun.attempt)
+            self._crew.settle(self.partition, self._unstarted(), lambda answer: self._forget())
+            return
         self._forget()
+
+    @property
+    def is_unbegun(self) -> bool:
+        """Whether it was neither begun nor given back."""
+        return self._inner is None and not self._is_over
 
     def give_back(self, delay_ms: int | None = None) -> None:
         """It was not started: for another worker now, or (a limit) for anybody after so long."""
+        self._is_over = True
+        self._crew.over(self)
+        self._crew.settle(self.partition, self._given_back(delay_ms), lambda answer: self._forget())
+
+    def _given_back(self, delay_ms: int | None) -> Unit:
         verb: Verb = "back" if delay_ms is None else "defer"
         taken = self.taken
-        unit = Unit(taken.run, taken.task, taken.entry, taken.seen, verb, b"", delay_ms or 0, *self._body)
-        self._crew.over(self)
-        self._crew.settle(self.partition, unit, lambda answer: self._forget())
+        return Unit(taken.run, taken.task, taken.entry, taken.seen, verb, b"", delay_ms or 0, *self._body)
 
     def forget(self) -> None:
         """start was answered otherwise: somebody else has it, or nobody needs it any more."""
+        self._is_over = True
         self._crew.over(self)
         self._forget()
 
@@ -300,9 +343,9 @@ class Execution:
         """What a renewal was told."""
         if answer == "cancelling" or answer.startswith("closed"):
             self._stop("cancel")  # somebody ended it: settling tells so, and takes its entry away
-        elif answer in ("stale", "unknown") and self.runs:
+        elif answer in ("stale", "unknown") and self.runs and self._parking is None:  # else that answer says more
             log.warning("execution_lost", run=self.taken.run, attempt=self._begun.attempt, why=answer)
-            self._stop("drop")
+            self._stop("lost")
 
     def abandon(self) -> None:
         """As if the process had been killed: what its function still writes reaches nobody."""
@@ -311,14 +354,20 @@ class Execution:
         self._stop("drop")
 
     def hurry(self) -> None:
-        """Cancels it once more: what it does to clean up takes too long."""
+        """Cancels it once more: what it does to clean up, or to send what it wrote, takes too long."""
+        self._is_hurried = True
         self._cancel_inner()
 
     def _stop(self, why: Stopped) -> None:
-        if self._inner is None or self._inner.done() or (self._stopped and why != "drop"):
+        if self._inner is None:
+            if why == "cancel":  # it was heard before the answer to start
+                self._stopped = why
             return
-        self._stopped = why
-        self._cancel_inner()
+        if self._inner.done() or self._stopped in ("drop", why):
+            return
+        if why in _FIRM or not (self._stopped or self._is_over):
+            self._stopped = why
+            self._cancel_inner()
 
     def _cancel_inner(self) -> None:
         """In the next turn of the loop: a task that is cancelled before its first step never takes it, and would settle nothing."""
@@ -378,7 +427,3 @@ class Execution:
 
 def _ms(seconds: float) -> int:
     return max(0, int(seconds * 1000))
-
-
-def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

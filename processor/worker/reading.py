@@ -37,9 +37,15 @@ class Reading:
         self._at = 0  # where the rotation goes on
         self._has_groups = False
         self._is_deep = False  # the last read was given all that it asked for
+        self._empty: set[_Stream] = set()  # found so since an entry came
 
     def _key(self, stream: _Stream) -> str:
         return self._keyspace.partitions[stream[0]].work(stream[1])
+
+    @property
+    def all_empty(self) -> bool:
+        """Whether each stream was found empty since the last entry came."""
+        return len(self._empty) == len(self._streams)
 
     async def read(self, *, block: bool = True) -> list[Taken]:
         """New entries, [] if none came in time. Raises ServerError."""
@@ -62,6 +68,7 @@ class Reading:
             return []
         found = [entry for name, entries in reply or () for entry in self._taken(name, entries)]
         self._is_deep = len(found) == len(streams) * count
+        self._empty = set() if found else self._empty | set(streams)
         return found
 
     def _choose(self) -> tuple[list[_Stream], int]:

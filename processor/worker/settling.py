@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 import structlog
@@ -57,10 +58,6 @@ class Settling:
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._flush)
-
-    async def settled(self) -> None:
-        """Waits until everything put so far has its answer."""
-        await self._all_settled.wait()
 
     def _flush(self) -> None:
         self._scheduled = False
@@ -116,8 +113,11 @@ class Settling:
             else:
                 return [Settled.parse(answer) for answer in answers]
 
-    async def close(self) -> None:
-        """Whatever has no answer by now is settled by whoever claims its entry."""
+    async def close(self, *, seconds: float = 0) -> None:
+        """Waits so long for answers. Whatever has none by then is settled by whoever claims its entry."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._all_settled.wait()
         tasks = [sender for senders in self._senders.values() for sender in senders]
         for queue in self._queues.values():
             queue.clear()

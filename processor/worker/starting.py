@@ -37,12 +37,15 @@ class Starting:
         registry: Registry,
         tasks: Mapping[str, Task[..., Any]],
         look_again: Callable[[], None],
+        stopping: asyncio.Event,
     ) -> None:
-        """look_again: an entry is not what it was when it was taken."""
+        """look_again: an entry is not what it was when it was taken. stopping: then only done() waits."""
         self._line, self._session, self._consumer = line, session, consumer
         self._registry, self._tasks, self._look_again = registry, tasks, look_again
         self._script = session.scripts.named("start")
         self._batches: set[asyncio.Task[None]] = set()
+        self._stopping = stopping
+        self._stopped: asyncio.Task[Any] | None = None
         self._given_up = False
 
     async def begin(self, executions: Sequence[Execution]) -> None:
@@ -52,8 +55,19 @@ class Starting:
         batch = asyncio.get_running_loop().create_task(self._begin(executions), name="tailrace-start")
         self._batches.add(batch)
         batch.add_done_callback(self._batches.discard)
-        while len(self._batches) >= IN_FLIGHT:
-            await asyncio.wait(self._batches, return_when=asyncio.FIRST_COMPLETED)
+        while len(self._batches) >= IN_FLIGHT and not self._stopping.is_set():
+            await self._one_is_done()
+
+    async def answered(self) -> None:
+        """Waits for all batches, until it is to stop."""
+        while self._batches and not self._stopping.is_set():
+            await self._one_is_done()
+
+    async def _one_is_done(self) -> None:
+        """Or it is to stop: a server that is away must not keep its worker from draining."""
+        if self._stopped is None:
+            self._stopped = asyncio.get_running_loop().create_task(self._stopping.wait())
+        await asyncio.wait([*self._batches, self._stopped], return_when=asyncio.FIRST_COMPLETED)
 
     async def done(self) -> None:
         """Waits for all batches."""

@@ -14,10 +14,12 @@ import structlog
 
 from processor.client.session import Session
 from processor.core.errors import ServerError
+from processor.core.lifecycle import TERMINAL
 from processor.store.claims import own
 from processor.store.connection import speaking_of
 from processor.store.executing import Settled, Taken, Unit
 from processor.store.line import Line
+from processor.store.runs import read_tail
 from processor.worker.draining import drain
 from processor.worker.execution import Execution
 from processor.worker.gate import Gate
@@ -40,6 +42,7 @@ DEFAULT_CONCURRENCY: Final = 100
 OWN_ENTRIES: Final = 1000  # of this consumer's pending ones, looked for at once after a lost connection
 DUE_SOON_MS: Final = 1000  # what `burst` still waits for
 READ_RETRY_SECONDS: Final = 0.2
+LATE_SECONDS: Final = 2.0  # to give back what a pass took over while the worker drained
 
 
 class Worker:
@@ -105,9 +108,11 @@ class Worker:
         of_task = {name: task.concurrency for name, task in self.tasks.items()}
         self.places = Places(self.concurrency, of_task, self._changed.set)
         self._reading = Reading(self._reads, session.keys, list(self.tasks), self.consumer, self.places)
-        self._own_seen = 0  # connections of the reader after which own pending entries were looked for
+        self._own_seen = 0  # connections of the reader after which own pending entries were looked for; -1: look now
         self._gate = Gate(session, self.tasks)
-        self._starting = Starting(self._calls, session, self.consumer, self.registry, self.tasks, self._look_again)
+        self._starting = Starting(
+            self._calls, session, self.consumer, self.registry, self.tasks, self.look_again, self.stopping
+        )
         self._lobby = Lobby(self._gate, self._starting.begin, places=0 if alone else self.concurrency // 2)
         self._keeping = Keeping(self, self._free, self._take_over, self._gate)
         settle = session.scripts.named("settle")
@@ -118,9 +123,9 @@ class Worker:
         """Drains, and ends what goes on beside the main step."""
         self.stopping.set()
         await self._lobby.close()
-        await drain(self, self._starting, self._settling, self.session.settings.drain_seconds)
+        is_settled = await drain(self, self._starting, self._settling, self.session.settings.drain_seconds)
         await self._keeping.close()
-        await self._settling.close()
+        await self._settling.close(seconds=LATE_SECONDS if is_settled else 0)
         await self._gate.close()
         self._reads.close()
         self._calls.close()
@@ -128,7 +133,7 @@ class Worker:
     # The main step.
 
     async def step(self, *, block: bool = True) -> bool:
-        """Reads, admits, asks the limits, starts. Whether there was nothing to start."""
+        """Reads, admits, asks the limits, starts. Whether there was nothing to start, in any stream."""
         if self._suspects:
             await self._run_alone(self._suspects.popleft())
             return False
@@ -136,7 +141,7 @@ class Worker:
         executions = self._admit(entries)
         executions = await self._ask_limits(executions)
         await self._starting.begin(executions)
-        return not entries and not self._suspects
+        return not entries and not self._suspects and self._reading.all_empty
 
     async def _read(self, *, block: bool) -> list[Taken]:
         """Taken over ones, own pending ones after a lost connection, else new ones."""
@@ -158,21 +163,23 @@ class Worker:
 
     async def _own_entries(self) -> list[Taken]:
         """What the server gave to this consumer and this process has not got: an answer was lost with its connection."""
-        connections = self._reads.connections
+        self._own_seen = self._reads.connections  # before it is looked: whoever asks meanwhile is not forgotten
         found: list[Taken] = []
-        for number, keys in enumerate(self.session.keys.partitions):
-            for task in self.tasks:
-                known = self._known(number, task)
-                found += await own(self.session, keys, task, self.consumer, known=known, count=OWN_ENTRIES)
-        self._own_seen = connections
+        try:
+            for number, keys in enumerate(self.session.keys.partitions):
+                for task in self.tasks:
+                    known = self._known(number, task)
+                    entries = await own(self.session, keys, task, self.consumer, known=known, count=OWN_ENTRIES)
+                    found += entries
+                    if len(entries) == OWN_ENTRIES:
+                        self.look_again()  # there may be more
+        except BaseException:
+            self.look_again()
+            raise
         return found
 
     def _known(self, partition: int, task: str) -> Callable[[str], bool]:
         return lambda entry: self.registry.holds(partition, task, entry)
-
-    def _look_again(self) -> None:
-        """start answered `gone`: what is pending for this consumer is asked for, with the exec that it has now."""
-        self._own_seen = -1
 
     def _admit(self, entries: Iterable[Taken]) -> list[Execution]:
         """Each entry once in this process. Suspects wait for their turn."""
@@ -209,7 +216,7 @@ class Worker:
             execution.give_back()
             return
         await self._starting.begin(await self._ask_limits([execution]))
-        await self._starting.done()
+        await self._starting.answered()
         await self._until(lambda: not execution.computes, patience)
 
     def _nothing_runs(self) -> bool:
@@ -238,7 +245,12 @@ class Worker:
         if len(self.registry) or self._inbox or self._suspects:
             await self._change(0.05)
             return False
-        return not await self._keeping.due_within(DUE_SOON_MS)
+        try:
+            return not await self._keeping.due_within(DUE_SOON_MS)
+        except ServerError as error:
+            log.warning("burst_waits", error=error.code, message=error.message)
+            await asyncio.sleep(READ_RETRY_SECONDS)
+            return False
 
     # Driven from outside, by a sandbox.
 
@@ -248,10 +260,27 @@ class Worker:
             await self._keeping.passes.promote_all()
             idle = await self.step(block=False)
             await self._starting.done()
-            if self._keeping.relays or any(not execution.ask for execution in self.registry):
+            if self._keeping.relays or await self._is_busy():
                 await self._change(0.02)
             elif idle:
                 return
+
+    async def _is_busy(self) -> bool:
+        """Whether an execution goes on, or is about to: what it waits for is there."""
+        for execution in self.registry:
+            if execution.waits_since is None or (
+                execution.ask and await self._status(execution.taken.run) != "waiting"
+            ):
+                return True
+            for child in execution.run._awaited:
+                if await self._status(child) in TERMINAL:
+                    return True
+        return False
+
+    async def _status(self, run: str) -> str:
+        with speaking_of(self.session.server.address.url):
+            found = await read_tail(self.session, run)
+        return found[0] if found is not None else ""
 
     async def look_once(self) -> None:
         """One pass over everything: what is idle is taken over, what is lost or silent ends."""
@@ -278,21 +307,28 @@ class Worker:
 
     def _take_over(self, entries: Sequence[Taken]) -> None:
         self._inbox += [taken for taken in entries if not self._holds(taken)]
+        if self.stopping.is_set():  # they were claimed while it began to drain
+            self.give_back_inbox()
         self._changed.set()
 
     def _holds(self, taken: Taken) -> bool:
         return self.registry.holds(self.session.keys.number(taken.run), taken.task, taken.entry)
 
-    def give_back_unbegun(self) -> None:
-        """At drain: what waits for its turn goes to other workers."""
+    def give_back_inbox(self) -> None:
+        """At drain: what was taken over goes to other workers."""
         for taken in self._inbox:
             execution = Execution(self, taken, self.tasks[taken.task], self.session.keys.number(taken.run))
             if self.registry.add(execution):
                 self.places.take(taken.task)
                 execution.give_back()
         self._inbox.clear()
-        while self._suspects:
-            self._suspects.popleft().give_back()
+
+    def give_back_unbegun(self) -> None:
+        """At drain, when no start is under way: what waits for its turn goes to other workers."""
+        self._suspects.clear()
+        for execution in self.registry:
+            if execution.is_unbegun:
+                execution.give_back()
 
     # What executions ask of their crew.
 
@@ -306,3 +342,7 @@ class Worker:
     def forget(self, execution: Execution) -> None:
         self.registry.remove(execution)
         self._changed.set()
+
+    def look_again(self) -> None:
+        """Before the next read it is asked what is pending for this consumer, with the exec that it has now."""
+        self._own_seen = -1
