@@ -37,12 +37,10 @@ class Executing:
         self.loop = asyncio.get_running_loop()  # `.sync` in its threads works here
         self.called: dict[str, int] = {}  # start hash → how many equal calls there were
         self.ended = False
-        self._waits: set[Future[Any]] | None = None
+        self._waits: set[Future[Any]] = set()  # of its threads
 
     def wait(self, future: Future[T]) -> T:
         """In a thread of the execution: what the loop makes of it. Raises CancelledError where the execution is cancelled."""
-        if self._waits is None:
-            self._waits = set()
         self._waits.add(future)
         try:
             return future.result()
@@ -53,7 +51,7 @@ class Executing:
 
     def cancel_waits(self) -> None:
         """A thread cannot be cancelled; what it waits for can."""
-        for future in list(self._waits or ()):
+        for future in list(self._waits):
             future.cancel()
 
 
