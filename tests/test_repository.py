@@ -154,6 +154,11 @@ def test_imported_packages_are_declared(folder: str) -> None:
     for module, path in imported(ROOT / folder):
         if module in sys.stdlib_module_names or module in OURS or path.with_name(f"{module}.py").exists():
             continue
+        pins = path.with_suffix(".txt")
+        if pins.exists():  # a program with an environment of its own
+            pinned = {canonicalize_name(line.partition("==")[0]) for line in pins.read_text().splitlines()}
+            assert canonicalize_name(module) in pinned, f"{module}, imported by {path.relative_to(ROOT)}"
+            continue
         owners = {canonicalize_name(owner) for owner in packages.get(module, [])}
         assert owners & declared or module in OPTIONAL, f"{module}, imported by {path.relative_to(ROOT)}"
 
