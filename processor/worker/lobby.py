@@ -56,10 +56,13 @@ class Lobby(Generic[G]):
         begin: Callable[[list[G]], Awaitable[None]],
         *,
         places: int,
+        apart: bool = True,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        """begin: is given those that may begin. places: how many may wait here. draw: random in [0, 1)."""
+        """begin: is given those that may begin. places: how many may wait here. apart: False where the server's time is another
+        than this loop's (a sandbox). draw: random in [0, 1)."""
         self._gate, self._begin, self._places, self._draw = gate, begin, places, draw
+        self._is_apart = apart
         self._now = asyncio.get_running_loop().time
         self._waiting: list[_Waiting[G]] = []
         self._asking: list[_Waiting[G]] = []
@@ -85,6 +88,8 @@ class Lobby(Generic[G]):
 
     def _apart(self, line: Line, first_ms: int, spacing_ms: float) -> int:
         """When one that is put off comes back: behind those who were, MOST_APART_MS behind the first at most."""
+        if not self._is_apart:
+            return first_ms
         now = self._now()
         if len(self._back) > MANY_LINES:
             self._back = {line: back for line, back in self._back.items() if max(back, default=now) > now}

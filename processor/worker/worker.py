@@ -113,7 +113,8 @@ class Worker:
         self._starting = Starting(
             self._calls, session, self.consumer, self.registry, self.tasks, self.look_again, self.stopping
         )
-        self._lobby = Lobby(self._gate, self._starting.begin, places=0 if alone else self.concurrency // 2)
+        near = 0 if alone else self.concurrency // 2
+        self._lobby = Lobby(self._gate, self._starting.begin, places=near, apart=not alone)
         self._keeping = Keeping(self, self._free, self._take_over, self._gate)
         settle = session.scripts.named("settle")
         self._settling = Settling(self._calls, settle, session.limits, lambda: session.keys, self._keeping.relay_soon)

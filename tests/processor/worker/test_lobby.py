@@ -11,6 +11,7 @@ import pytest
 from processor import Tailrace
 from processor.client.session import Session
 from processor.core.rate import Limit, Rate
+from processor.testing import sandbox
 from processor.worker import lobby as module
 from processor.worker.gate import Gate
 from processor.worker.lobby import MOST_APART_MS, NEAR_MS, Lobby
@@ -242,3 +243,25 @@ async def test_short_executions_use_all_places(server: TestServer, namespace: st
         await working
     assert most == 3
     assert took < 5
+
+
+async def test_in_a_sandbox_time_is_virtual() -> None:
+    """What a rate or a limit refuses there waits for time to pass, and takes none."""
+    tail = Tailrace("redis://localhost:1")
+    began: list[int] = []
+
+    @tail.task(rate=Rate("2/min", burst=1))
+    async def seldom(run: Any, number: int) -> None:
+        began.append(number)
+
+    async with sandbox(tail) as box:
+        for number in range(3):
+            await seldom.start(number)
+        await box.drain()
+        assert len(began) == 1
+        await box.advance(29)
+        assert len(began) == 1
+        await box.advance(2)
+        assert len(began) == 2
+        await box.advance(30)
+        assert sorted(began) == [0, 1, 2]
