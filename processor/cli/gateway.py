@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import socket
-import sys
 from typing import Annotated
 
 import structlog
@@ -18,6 +17,7 @@ from processor.cli.opening import checked
 from processor.cli.output import Output, output_of
 from processor.cli.ports import http_url, listen
 from processor.cli.serving import CONSOLE_VARIABLE, Web, authorize_for, config_for, gateway_app, serve_on_uvloop
+from processor.cli.voice import speaks_to_people
 from processor.core.settings import Settings, variable_of
 from processor.observe.logs import configure
 
@@ -63,7 +63,7 @@ async def _check(settings: Settings) -> None:
 def _welcome(out: Output, settings: Settings) -> None:
     """Where it listens and for whom: a sentence for people, an event for logs."""
     url, is_open = http_url(settings.host, settings.port), authorize_for(settings) is None
-    if settings.log == "json" or (settings.log == "auto" and not sys.stderr.isatty()):
+    if not speaks_to_people(settings):
         log.info("gateway_listening", url=url, access="everybody on this machine" if is_open else "links only")
         return
     out.say(f"tailrace gateway at {url}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Sequence
+from socket import gethostname
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -12,23 +13,25 @@ from processor.cli.exits import NoTask
 from processor.cli.output import Output
 from processor.core.ago import ago
 from processor.core.errors import ServerError
+from processor.core.worker import Workers
 from processor.store.connection import speaking_of
 from processor.store.lag import Queued, read_queued
-from processor.store.space import Space
 
 if TYPE_CHECKING:
-    from processor.client.session import Session
+    from processor.worker.worker import Worker
 
 __all__ = ["lacking", "no_task", "tell_lacking"]
 
 log = structlog.get_logger("tailrace.worker")
+FIRST_LOOK_SECONDS: Final = 1.0  # those that began with it have announced themselves by then
 LOOK_SECONDS: Final = 30.0  # each costs about what two listings of runs cost
 
 
-async def lacking(space: Space, tasks: Collection[str]) -> list[Queued]:
-    """Tasks that runs wait for, neither among these nor among those of a worker that lives. Raises RedisError."""
-    workers, queued = await read_queued(space)
-    return [one for one in queued if one.task not in tasks and not workers.that_have(one.task)]
+def lacking(workers: Workers, queued: Sequence[Queued], worker: Worker) -> list[Queued]:
+    """Tasks that runs wait for and no worker has, for this one to tell of. Of several alike on a machine one tells."""
+    missing = [one for one in queued if one.task not in worker.tasks and not workers.that_have(one.task)]
+    alike = (one for one in workers.alive if one.host == gethostname() and set(one.tasks) == set(worker.tasks))
+    return missing if worker.consumer == min((one.consumer for one in alike), default=worker.consumer) else []
 
 
 def no_task(queued: Queued, modules: Sequence[str], found: Collection[str]) -> NoTask:
@@ -43,21 +46,21 @@ def no_task(queued: Queued, modules: Sequence[str], found: Collection[str]) -> N
     )
 
 
-async def tell_lacking(
-    out: Output, session: Session, modules: Sequence[str], found: Collection[str], *, people: bool
-) -> None:
+async def tell_lacking(out: Output, worker: Worker, modules: Sequence[str], *, people: bool) -> None:
     """Looks now and then, until cancelled, and warns of each such task when it appears. people: in a sentence."""
     known: set[str] = set()
+    session = await worker.tail.session()
+    await asyncio.sleep(FIRST_LOOK_SECONDS)
     while True:
         try:
             with speaking_of(session.server.address.url):
-                now = await lacking(session, found)
+                now = lacking(*await read_queued(session), worker)
         except ServerError as error:
             log.debug("lacking_unknown", error=error.code)  # the worker itself tells that the server is away
         else:
             for queued in now:
                 if queued.task not in known:
-                    _warn(out, queued, modules, found, people)
+                    _warn(out, queued, modules, worker.tasks, people)
             known = {queued.task for queued in now}
         await asyncio.sleep(LOOK_SECONDS)
 

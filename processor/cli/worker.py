@@ -23,7 +23,7 @@ from processor.cli.options import Options
 from processor.cli.output import Output, output_of
 from processor.cli.parent import Parent
 from processor.cli.serving import serve_on_uvloop
-from processor.cli.voice import Voice
+from processor.cli.voice import Voice, speaks_to_people
 from processor.core.errors import ServerError
 from processor.core.settings import Settings, shown_url, variable_of
 from processor.observe.logs import configure
@@ -52,11 +52,11 @@ def worker(
         raise Usage("--burst ends by itself, --reload never.", remedy="Give one of them.", field="--burst")
     _tell_environment(out.options)
     settings = out.options.settings()
-    configure(settings.log, level="DEBUG" if out.options.verbose else "INFO")
+    _set_up_logs(settings, verbose=out.options.verbose)
     if processes > 1 or reload:
         command = worker_command(out.options, target, concurrency=concurrency, tasks=tasks, burst=burst)
         kept = Kept(command=command, reload=reload, once=burst, drain_seconds=settings.drain_seconds)
-        raise typer.Exit(serve_on_uvloop(_keep(Voice(out, settings, "tailrace.worker"), kept, processes)))
+        raise typer.Exit(serve_on_uvloop(_keep(Voice(out, settings, "tailrace.worker", "worker"), kept, processes)))
     parent = Parent.of_environment()
     with parent.loading():
         tail = load_tail(target)
@@ -76,6 +76,12 @@ def worker_command(
     words += ["--tasks", tasks] if tasks is not None else []
     words += ["--burst"] if burst else []
     return own_command(*words)
+
+
+def _set_up_logs(settings: Settings, *, verbose: bool) -> None:
+    """At a terminal without what only matters where there are several workers."""
+    quiet = {} if verbose or not speaks_to_people(settings) else {"tailrace.singletons": "WARNING"}
+    configure(settings.log, level="DEBUG" if verbose else "INFO", levels=quiet)
 
 
 def _tell_environment(options: Options) -> None:
@@ -148,7 +154,7 @@ async def _execute(
             parent.ready()
             beside = [parent.keep_telling()]
             if not burst:
-                beside.append(_tell_lacking(out, tail, module, tasks, people=voice.to_people))
+                beside.append(tell_lacking(out, worker, [module, *tail.imports], people=voice.to_people))
             calm_collector()  # looking through what was imported takes a sixth of an execution
             async with _beside(*beside):
                 try:
@@ -172,10 +178,6 @@ async def _beside(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         for task in tasks:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-
-
-async def _tell_lacking(out: Output, tail: Tailrace, module: str, tasks: Collection[str], *, people: bool) -> None:
-    await tell_lacking(out, await tail.session(), [module, *tail.imports], tasks, people=people)
 
 
 def _welcome(voice: Voice, settings: Settings, worker: Worker, module: str, *, is_kept: bool) -> None:

@@ -1,0 +1,64 @@
+"""Which tasks a worker names as missing, and which of several workers does."""
+
+from __future__ import annotations
+
+from socket import gethostname
+
+import pytest
+
+from processor.cli.lacking import lacking, no_task
+from processor.client.run import Run
+from processor.client.tailrace import Tailrace
+from processor.core.worker import Workers, WorkerState
+from processor.store.lag import Queued
+from processor.worker.worker import Worker
+
+NOW = 1_795_506_276_265
+QUEUED = [Queued("answer", 2, 1000), Queued("crawl", 12, 41_000)]
+
+
+@pytest.fixture
+async def worker() -> Worker:
+    tail = Tailrace()
+
+    @tail.task
+    async def answer(run: Run) -> None: ...
+
+    return Worker(tail, consumer="b")
+
+
+def other(consumer: str, *tasks: str, host: str = "", stopped: int | None = None) -> WorkerState:
+    host = host or gethostname()
+    return WorkerState(
+        consumer=consumer, host=host, pid=1, tasks=tasks or ("answer",), version="1", seen=NOW, stopped=stopped
+    )
+
+
+@pytest.mark.parametrize(
+    ("others", "named"),
+    [
+        ([], ["crawl"]),
+        ([other("b")], ["crawl"]),  # itself
+        ([other("x", "crawl")], []),  # somebody has it
+        ([other("x", "crawl", stopped=NOW)], ["crawl"]),
+        ([other("a"), other("b")], []),  # the first of those alike tells
+        ([other("c"), other("b")], ["crawl"]),
+        ([other("a", host="another"), other("b")], ["crawl"]),  # each machine has its own log
+        ([other("a", "answer", "more"), other("b")], ["crawl"]),
+        ([other("a", stopped=NOW), other("b")], ["crawl"]),
+    ],
+)
+async def test_what_is_named(worker: Worker, others: list[WorkerState], named: list[str]) -> None:
+    """Tasks that wait and that no worker has which lives; of several workers alike on a machine, one names them."""
+    assert [one.task for one in lacking(Workers(NOW, tuple(others)), QUEUED, worker)] == named
+
+
+def test_its_words() -> None:
+    """The message says how many wait, how long, what was imported and found, and what to do."""
+    error = no_task(QUEUED[1], ["shop.tasks"], ["crawls", "charge"])
+    assert str(error) == (
+        '12 runs wait for task "crawl" (oldest 41 s), which this worker does not have. '
+        "It imported shop.tasks and found: charge, crawls.\n"
+        '  A task exists once its module is imported: Tailrace(imports=["shop.crawls"]), or tailrace worker shop.crawls:tail'
+    )
+    assert no_task(Queued("x", 1, 0), ["tasks"], []).message.startswith('1 run waits for task "x" (oldest 0 s)')
