@@ -13,12 +13,13 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from processor.client.annotations import Annotations
 from processor.client.depends import Dependency, marker_of
 from processor.client.hints import Check, plain_check, words
 from processor.core.errors import BadEvent, BadInput, SettingsError
 from processor.core.json import dumps
 
-__all__ = ["Inputs", "hints_of"]
+__all__ = ["Inputs"]
 
 _EMPTY: Final = inspect.Parameter.empty
 _EXACT: Final = (str, int, float, bool, list, dict)  # a value of exactly this type needs no further look
@@ -96,7 +97,7 @@ class _Parameter:
 class Inputs:
     """Of one function whose first parameter is the run."""
 
-    def __init__(self, name: str, fn: Callable[..., Any]) -> None:
+    def __init__(self, name: str, fn: Callable[..., Any], annotations: Annotations | None = None) -> None:
         self.name = name
         parameters = list(inspect.signature(fn).parameters.values())
         if not parameters or parameters[0].kind not in (
@@ -114,7 +115,7 @@ class Inputs:
                     f"task {name}: parameter {parameter.name} has FastAPI's {type(parameter.default).__name__}, which "
                     "knows of requests and not of tasks; `from tailrace import Depends`"
                 )
-        self._fn = fn
+        self._annotations = annotations or Annotations(fn)
         self._declared = parameters[1:]
         self._shape: _Shape | None = None
 
@@ -191,7 +192,7 @@ class Inputs:
     def _known(self) -> _Shape:
         # Looked at when first needed and not by the decorator: types may be defined below the task.
         if self._shape is None:
-            self._shape = _Shape(self.name, self._fn, self._declared)
+            self._shape = _Shape(self.name, self._annotations, self._declared)
         return self._shape
 
     def _missing(self, name: str) -> BadInput:
@@ -215,8 +216,8 @@ class Inputs:
 class _Shape:
     """What the annotations say: which parameters are the input's and which are dependencies."""
 
-    def __init__(self, task: str, fn: Callable[..., Any], declared: list[inspect.Parameter]) -> None:
-        hints = hints_of(fn, [one.name for one in declared if marker_of(None, one.default) is None])
+    def __init__(self, task: str, annotations: Annotations, declared: list[inspect.Parameter]) -> None:
+        hints = annotations.of(one.name for one in declared if marker_of(None, one.default) is None)
         self.dependencies: dict[str, Dependency] = {}
         self.parameters: dict[str, _Parameter] = {}
         kept: list[inspect.Parameter] = []
@@ -231,14 +232,6 @@ class _Shape:
             kept.append(one.replace(kind=one.KEYWORD_ONLY) if self.dependencies else one)
         self.signature = inspect.Signature(kept)
         self.is_plain = all(parameter.check is not None for parameter in self.parameters.values())
-
-
-def hints_of(fn: Callable[..., Any], names: list[str]) -> dict[str, Any]:
-    """Of these parameters alone: what the run's own names may be imported for type checkers only."""
-    written = getattr(fn, "__annotations__", {})
-    probe = types.FunctionType((lambda: None).__code__, getattr(inspect.unwrap(fn), "__globals__", {}))
-    probe.__annotations__ = {name: written[name] for name in names if name in written}
-    return typing.get_type_hints(probe, include_extras=True)
 
 
 def _adapter(task: str, name: str, hint: Any) -> Any:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable
 from typing import Any
 
+from processor.client.annotations import Annotations
 from processor.client.hints import plain_check, words
-from processor.client.inputs import hints_of
 from processor.core.errors import BadInput
 from processor.core.json import dumps
 
@@ -17,8 +16,8 @@ __all__ = ["Results"]
 class Results:
     """Of one function."""
 
-    def __init__(self, task: str, fn: Callable[..., Any]) -> None:
-        self._task, self._fn = task, fn
+    def __init__(self, task: str, annotations: Annotations) -> None:
+        self._task, self._annotations = task, annotations
         self._hint: Any = None
         self._adapter: Any = None
         self._is_known = False
@@ -45,7 +44,7 @@ class Results:
     def _learn(self) -> None:
         self._is_known = True
         try:
-            self._hint = hints_of(self._fn, ["return"]).get("return", Any)
+            self._hint = self._annotations.of(["return"]).get("return", Any)
         except NameError:
             return
         if plain_check(self._hint) is None and not isinstance(self._hint, typing.TypeVar):

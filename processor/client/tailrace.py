@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
+import sys
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -177,7 +178,8 @@ class Tailrace:
 
         def register(function: Callable[..., Any]) -> Task[..., Any]:
             named = name or str(getattr(function, "__name__", "task"))
-            task: Task[..., Any] = Task(self, function, name=named, policy=policy)
+            frame = sys._getframe(1 if fn is None else 2)
+            task: Task[..., Any] = Task(self, function, name=named, policy=policy, frame=frame)
             known = self.tasks.get(task.name)
             if (
                 known is not None

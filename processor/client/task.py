@@ -7,11 +7,12 @@ import sys
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, cast
 
 from typing_extensions import TypeVar
 
+from processor.client.annotations import Annotations
 from processor.client.calling import Middleware, invoke_values
 from processor.client.calls import call
 from processor.client.depends import is_async
@@ -134,13 +135,16 @@ class Task(Generic[P, R]):
         *,
         name: str,
         policy: Policy | None = None,
+        frame: FrameType | None = None,
     ) -> None:
+        """frame: where the function is defined. Raises BadName, BadInput, TypeError."""
         functools.update_wrapper(self, function)
         policy = policy or Policy()
         self.name = check_name(name, "task")
         self.function = function
         self.is_async = is_async(function)
-        self.inputs, self.results = Inputs(name, function), Results(name, function)
+        annotations = Annotations(function, frame)
+        self.inputs, self.results = Inputs(name, function, annotations), Results(name, annotations)
         self.retry, self.timeout_seconds, self.concurrency = policy.retry, policy.timeout_seconds, policy.concurrency
         self.cron, self.rate, self.limit = policy.cron, policy.rate, policy.limit
         self.tail = tail

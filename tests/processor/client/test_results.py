@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from processor import Run, Tailrace
+from processor.client.annotations import Annotations
 from processor.client.results import Results
 from processor.core.errors import BadInput
 
@@ -54,7 +55,7 @@ def test_other_results_are_what_was_stored(hint: object) -> None:
         del fn.__annotations__["return"]
     else:
         fn.__annotations__["return"] = hint
-    assert Results("fn", fn).parse({"a": [1]}, "r") == {"a": [1]}
+    assert Results("fn", Annotations(fn)).parse({"a": [1]}, "r") == {"a": [1]}
 
 
 def test_a_result_of_another_type_is_told() -> None:
@@ -64,5 +65,5 @@ def test_a_result_of_another_type_is_told() -> None:
         raise NotImplementedError
 
     with pytest.raises(BadInput, match=r"result of run r is no Receipt, which task fn returns") as told:
-        Results("fn", fn).parse({"number": 1}, "r")
+        Results("fn", Annotations(fn)).parse({"number": 1}, "r")
     assert 'tail.run("r").result()' in told.value.remedy
