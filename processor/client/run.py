@@ -102,8 +102,8 @@ class Tool:
 class Places(Protocol):
     """Where an execution takes a place among others, which it leaves while it waits for something else."""
 
-    def leave(self, ask: str) -> None:
-        """It waits: for the answer to that ask, or ("") for another run."""
+    def leave(self, ask: str, *, parks: bool) -> None:
+        """It waits: for the answer to that ask, or ("") for another run. parks: the server may wait for it."""
 
     def enter(self) -> None:
         """It goes on."""
@@ -135,6 +135,7 @@ class Run(Generic[R]):
         self._execution: Execution | None = None  # of `async with`
         self._open_message: str | None = None
         self._asked: dict[str, int] = {}
+        self._asking = asyncio.Lock()
 
     def __repr__(self) -> str:
         return f"<Run {self.id}>"
@@ -401,12 +402,12 @@ class Run(Generic[R]):
             )
 
     @contextmanager
-    def _elsewhere(self, ask: str = "") -> Iterator[None]:
+    def _elsewhere(self, ask: str = "", *, parks: bool = False) -> Iterator[None]:
         """While the block waits, for an answer or for another run, the execution takes no place among others."""
         if self._places is None:
             yield
             return
-        self._places.leave(ask)
+        self._places.leave(ask, parks=parks)
         try:
             yield
         finally:

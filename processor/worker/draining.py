@@ -56,9 +56,10 @@ async def _starts_are_answered(starting: Starting, seconds: float) -> bool:
 
 
 def _all_ended_or_parked(worker: Worker) -> bool:
-    """What comes to a question while the process drains is parked as well."""
+    """What comes to a question while the process drains goes on elsewhere as well."""
     for execution in worker.registry:
-        execution.park()
+        if execution.ask:
+            execution.step_aside()
     return worker.running == 0
 
 

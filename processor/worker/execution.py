@@ -69,6 +69,7 @@ class Execution:
         "_is_hurried",
         "_is_over",
         "_parking",
+        "_parks",
         "_stopped",
         "_waits",
         "_writer",
@@ -100,6 +101,7 @@ class Execution:
         self._is_over = False  # its function has ended: what may still take time is to tell so
         self._is_hurried = False
         self._waits = 0  # of its function at once, each for an answer or another run
+        self._parks = False  # the server may wait for it
         self._parking: asyncio.Future[None] | None = None
 
     @property
@@ -380,11 +382,11 @@ class Execution:
 
     # Waiting: as its run's Places.
 
-    def leave(self, ask: str) -> None:
+    def leave(self, ask: str, *, parks: bool) -> None:
         self._waits += 1
         if self._waits > 1:
             return
-        self.ask = ask
+        self.ask, self._parks = ask, parks
         self.waits_since = asyncio.get_running_loop().time()
         self._crew.places.leave(self.task.name)
 
@@ -404,14 +406,14 @@ class Execution:
 
     def park(self) -> None:
         """Gives the wait for an answer to the server, if it still waits."""
-        if self._parking is None and self.ask and self.runs and not self._stopped:
+        if self._parking is None and self.ask and self._parks and self.runs and not self._stopped:
             self._parking = asyncio.get_running_loop().create_future()
             self._crew.settle(self.partition, self._unit("park", b"", self.ask, *self._body), self._parked)
 
     def step_aside(self) -> None:
         """If it waits: to be gone on with elsewhere."""
         if self.waits_since is not None:
-            if self.ask:
+            if self.ask and self._parks:
                 self.park()
             else:
                 self.release()
