@@ -120,7 +120,9 @@ class _Link:
             return
         if self._plan is not None and self._left is None and self._plan.asked in data:
             self._left = self._plan.after
-        self._proxy.look(data)
+        if self._proxy.look(data):
+            self.break_off("reset")
+            return
         self._unasked += data
         self.pass_on()
 
@@ -160,6 +162,7 @@ class FaultProxy:
     def __init__(self, path: Path, plan: Plan | None) -> None:
         self.path = path
         self.plan = plan
+        self.refused: bytes | None = None  # who asks something with this in it is reset
         self.delay = 0.0  # seconds that a request is on its way
         self.holds = False  # what clients ask is kept back, on all connections
         self._hold_at: bytes | None = None
@@ -205,9 +208,11 @@ class FaultProxy:
         """From the first request on that contains this, no request of anybody goes on to the server: the network is slow."""
         self._hold_at = asked
 
-    def look(self, data: bytes) -> None:
+    def look(self, data: bytes) -> bool:
+        """Whether it is refused."""
         if self._hold_at is not None and self._hold_at in data:
             self._hold_at, self.holds = None, True
+        return self.refused is not None and self.refused in data
 
     def let_go(self) -> None:
         """All that was held back arrives, late."""

@@ -64,6 +64,7 @@ class History:
     begun: Sequence[Begun] = ()
     left: Mapping[str, int] = field(default_factory=dict)  # what must be empty -> how much is in it
     ends: Mapping[str, str] = field(default_factory=dict)  # run -> type of its last event; others finish
+    forgets: bool = False  # the server lost what it had acknowledged a moment before, as with everysec: starts among it
 
 
 def judge(history: History) -> list[str]:
@@ -194,10 +195,10 @@ def _judge_effects(history: History) -> list[str]:
 
 
 def _judge_begun(history: History) -> list[str]:
-    """A function is begun once an attempt, and only behind its run.started."""
+    """A function is begun once an attempt, and only behind its run.started. An attempt that the server forgot begins anew."""
     complaints = []
     for (run, attempt), count in Counter((begun.run, begun.attempt) for begun in history.begun).items():
-        if count > 1:
+        if count > 1 and not history.forgets:
             who = sorted({b.who for b in history.begun if (b.run, b.attempt) == (run, attempt)})
             complaints.append(f"run {run}: attempt {attempt} was begun {count} times, by {who}")
         starts = [event.attempt for event in history.feeds.get(run, ()) if event.type == "run.started"]

@@ -161,6 +161,14 @@ def test_second_executions_are_caught() -> None:
     assert judge_once(replace(GOOD, begun=[*GOOD.begun, Begun("a", 1, "w3")]), ["a"])
 
 
+def test_forgotten_attempts_begin_anew() -> None:
+    """Where the server forgot a start, the same attempt may be begun once more; its effect still lands once."""
+    again = replace(GOOD, begun=[*GOOD.begun, Begun("a", 1, "w3")], forgets=True)
+    assert judge(again) == []
+    twice = replace(again, sinks={"s": numbered(effect("a", 1), effect("b", 2), effect("a", 1))})
+    assert judge(twice) == ["doubled: effects of 1 runs: a"]
+
+
 def test_events_are_read_as_they_are_stored() -> None:
     """A feed's entry gives its number, time, type, attempt and data."""
     event = Happened.of(b"7-1234", b'"type":"shop.mark","attempt":2,"data":{"n":1}}')

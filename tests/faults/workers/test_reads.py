@@ -26,7 +26,7 @@ async def test_stopped_workers_leave_no_ghosts() -> None:
     async with the_world(visibility_seconds=600.0) as world:
         await world.begin_worker()
         await world.begin_producer(pause=0.003, burst=2)
-        for _ in range(25):
+        for _ in range(12):
             worker = await world.begin_worker()
             await world.goes_on(world.rng.randint(1, 8))
             await world.stop_worker(worker)
@@ -46,7 +46,7 @@ async def test_ended_loops_leave_no_ghosts(server: TestServer, how: str) -> None
 
     async with tail:
         started: set[str] = set()
-        for number in range(60):
+        for number in range(28):
             worker = Worker(tail, concurrency=5)
             running = asyncio.create_task(worker.run())
             starts = [noted.start() for _ in range(3)]
@@ -67,14 +67,14 @@ async def test_ended_loops_leave_no_ghosts(server: TestServer, how: str) -> None
 async def test_last_worker_leaves_no_effects_behind() -> None:
     """What a worker settles as it drains reaches runs of other partitions before it goes: nobody else may come for hours."""
     async with (
-        the_world(visibility_seconds=120.0) as world,
+        the_world(visibility_seconds=120.0, partitions=2) as world,
         world.client() as client,
         fault_proxy(world.server.socket) as proxy,
     ):
         worker = await world.begin_worker(concurrency=40, url=proxy.url)
         runs = await world.runs_of("silent", 40, gate="g")
         await until(lambda: world.begun(*runs) == 40, "all are executed", 20)
-        proxy.delay = 0.3
+        proxy.delay = 0.15
         world.open_gate("g")
         await world.stop_worker(worker)
         assert await world.succeeded() == 40

@@ -57,8 +57,10 @@ def seed_of_day() -> str:
 class World:
     """Use it by `the_world`."""
 
-    def __init__(self, folder: Path, server: Daemon, *, settings: Mapping[str, object]) -> None:
+    def __init__(self, folder: Path, server: Daemon, *, fsync: Fsync, settings: Mapping[str, object]) -> None:
         self.folder, self.server = folder, server
+        self.fsync = fsync
+        self.forgets = False  # it did not keep all that it acknowledged
         self.url = server.url
         self.seed = seed_of_day()
         self.rng = random.Random(self.seed)
@@ -85,7 +87,24 @@ class World:
         await self.blocking(self.server.start)
 
     async def kill_server(self) -> None:
+        """kill -9. With everysec a write waits while the disk is busy, though it was acknowledged: some may be lost."""
         await self.blocking(self.server.kill)
+        self.forgets = self.fsync == "everysec"
+
+    @property
+    def _aof(self) -> Path:
+        (path,) = (self.folder / "appendonlydir").glob("*.incr.aof")
+        return path
+
+    def aof_bytes(self) -> int:
+        """What is on its way to the disk by now."""
+        return self._aof.stat().st_size
+
+    async def lose_tail(self, kept: int) -> None:
+        """As after a crash with everysec: the server dies, and comes back with so many bytes of its AOF."""
+        await self.kill_server()
+        os.truncate(self._aof, kept)
+        await self.start_server()
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Any]:
@@ -308,6 +327,7 @@ class World:
                 begun=await self.blocking(begun_in, self.folder),
                 left=await self.left(client),
                 ends=ends or {},
+                forgets=self.forgets,
             )
 
     def bugs(self) -> list[str]:
@@ -363,7 +383,9 @@ async def the_world(
     with tempfile.TemporaryDirectory(prefix="tailrace-work-") as path:
         folder = Path(path)
         aof = ("--appendonly", "yes", "--appendfsync", fsync)
-        world = World(folder, server(folder) if server else Daemon("valkey", folder, aof), settings=settings)
+        world = World(
+            folder, server(folder) if server else Daemon("valkey", folder, aof), fsync=fsync, settings=settings
+        )
         try:
             await world.start_server()
             yield world
