@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+import redis
 
 from processor import Tailrace
 from processor.client.session import Session
@@ -26,7 +27,7 @@ from processor.store.dead import (
 )
 from processor.store.runs import read_state
 from tests.processor.store.letters import EPOCH, bury
-from tests.support.servers import TestServer
+from tests.support.servers import Kind, TestServer, binary_of, running
 
 
 @pytest.fixture
@@ -290,3 +291,23 @@ async def test_a_letter_without_origin_stays(session: Session, client: Any) -> N
     lost, known = bury(client, session.keys, "a", lost=True), bury(client, session.keys, "b")
     assert await outcomes(session, lost, known) == [("lost", ""), ("requeued", "")]
     assert await runs_of(session) == ["a"]
+
+
+@pytest.mark.parametrize("kind", ["valkey", "redis7"])
+async def test_without_memory_the_letter_stays(kind: Kind, namespace: str) -> None:
+    """A full server refuses before anything is written; purging works, which is one way to make room."""
+    if binary_of(kind) is None:
+        pytest.skip(f"{kind} is not installed")
+    with running(kind) as server:
+        async with Tailrace(server.url, namespace=namespace) as tail:
+            session = await tail.session()
+            client: Any = server.client()
+            letter = bury(client, session.keys, "a")
+            client.config_set("maxmemory", 1)
+            with pytest.raises(redis.ResponseError, match="command not allowed"):
+                await requeue(session, [letter])
+            assert await runs_of(session) == ["a"]
+            assert client.xlen(session.keys.of("a").work("charge")) == 0
+            assert await purge(session, [letter.place]) == 1
+            client.config_set("maxmemory", 0)
+            client.close()

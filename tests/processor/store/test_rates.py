@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from processor.store.rates import Place, PlaceVerb, Turn
 from tests.processor.store.turns import TERM_MS, Gcra, Places, Turns, turn
-from tests.support.servers import TestServer
+from tests.support.servers import Kind, TestServer, binary_of, running
 
 HOUR = 3_600_000
 quickly = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -95,6 +95,24 @@ def test_an_impossible_cost_is_an_error(turns: Turns) -> None:
     """A cost above the burst would wait for ever, so it is refused before it is sent."""
     with pytest.raises(ValueError, match="a cost of 4 never passes"):
         turns.ask(turn("3/s", cost=4))
+
+
+@pytest.mark.parametrize("kind", ["valkey", "redis7"])
+def test_without_memory_turns_and_places_are_given(kind: Kind, namespace: str) -> None:
+    """A server that is out of memory heals by what runs to its end, so nothing waits for its memory here."""
+    if binary_of(kind) is None:
+        pytest.skip(f"{kind} is not installed")
+    with running(kind) as server:
+        turns = Turns(server, namespace)
+        try:
+            assert turns.ask(turn("1/h", "other")) == [0]  # and the clock is set
+            turns.client.config_set("maxmemory", 1)
+            assert turns.ask(turn("1/h"), turn("1/h")) == [0, HOUR]
+            assert turns.places("h", place("take", "a"), place("take", "b")) == ["taken", "full"]
+            assert turns.places("h", place("renew", "a"), place("give_back", "a")) == ["renewed", "given"]
+        finally:
+            turns.client.config_set("maxmemory", 0)
+            turns.close()
 
 
 RATES = st.sampled_from([("5/s", 0), ("5/s", 1), ("60/min", 3), ("90000/min", 500), ("7/h", 0), ("3/day", 2)])
