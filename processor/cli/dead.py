@@ -19,6 +19,7 @@ from processor.core.ago import ago
 from processor.core.errors import RunNotFound
 from processor.core.json import dumps
 from processor.store import dead as store
+from processor.store.connection import speaking_of
 from processor.store.dead import DeadLetter, Place, Requeued, Wanted
 from processor.store.space import Space
 
@@ -219,12 +220,13 @@ async def _requeue(out: Output, wanted: Wanted, runs: Sequence[str]) -> int:
     words: list[str] = []
     async with opened(out.options) as tail:
         session = await tail.session()
-        places = await _places(session, wanted, runs)
-        for first in range(0, len(places), AT_ONCE):
-            found = await store.read(session, places[first : first + AT_ONCE])
-            for answer in await store.requeue(session, [letter for letter in found if letter is not None]):
-                _tell(out, answer)
-                words.append(answer.word)
+        with speaking_of(session.server.address.url):
+            places = await _places(session, wanted, runs)
+            for first in range(0, len(places), AT_ONCE):
+                found = await store.read(session, places[first : first + AT_ONCE])
+                for answer in await store.requeue(session, [letter for letter in found if letter is not None]):
+                    _tell(out, answer)
+                    words.append(answer.word)
     done = words.count("requeued")
     stay = len(words) - done - words.count("gone")
     out.say(f"{_letters(done)} requeued" + (f", {stay} could not be and stay" if stay else ""))
@@ -257,7 +259,9 @@ def _why(answer: Requeued) -> str:
 
 async def _purge(out: Output, places: Sequence[Place]) -> int:
     async with opened(out.options) as tail:
-        return await store.purge(await tail.session(), places)
+        session = await tail.session()
+        with speaking_of(session.server.address.url):
+            return await store.purge(session, places)
 
 
 def _letters(count: int) -> str:

@@ -244,3 +244,16 @@ async def test_purge_in_a_pipe_needs_yes(cli: Cli, grave: Grave) -> None:
     assert (ended.code, ended.records) == (0, [{"purged": 1}])
     assert await listed(cli) == ["b"]
     assert (await cli.here("dead", "purge", "nobody")).records == [{"purged": 0}]
+
+
+async def test_a_full_server_is_told(cli: Cli, grave: Grave) -> None:
+    """Nothing is requeued without memory: exit code 5, and the letter stays."""
+    grave.bury("a")
+    grave.client.config_set("maxmemory", 1)
+    try:
+        ended = await cli.here("dead", "requeue", "--all")
+    finally:
+        grave.client.config_set("maxmemory", 0)
+    assert ended.code == 5
+    assert "error[server-full]" in ended.err
+    assert await listed(cli) == ["a"]
