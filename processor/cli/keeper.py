@@ -46,6 +46,7 @@ class Keeper:
 
     def __init__(self, kept: Kept, tell: Tell) -> None:
         self._kept, self._tell = kept, tell
+        self.may_run = asyncio.Event()  # once that is known
         self._stopping = asyncio.Event()
         self._living: dict[Child, asyncio.Task[int]] = {}  # replaced ones too, while they drain
         self._deaths = 0  # in a row
@@ -72,12 +73,14 @@ class Keeper:
         while not self._stopping.is_set():
             child = await self._start()
             if await child.came_up():
+                self.may_run.set()
                 child = await self._until_it_ends(child)
             if self._stopping.is_set():
                 break
             code = await child.ended()
             if self._is_final(child, code):
                 return code
+            self.may_run.set()
             await self._mourn(child, code)
         return DONE
 
@@ -86,6 +89,8 @@ class Keeper:
         child = await Child.start(kept.command, env=kept.env, pass_fds=kept.pass_fds, stdout=kept.stdout)
         self._living[child] = task = asyncio.create_task(child.ended(), name=f"end-{child.pid}")
         task.add_done_callback(lambda _: self._living.pop(child, None))
+        if self._stopping.is_set():  # while it was made
+            _end(child, signal.SIGTERM, kept.drain_seconds + KILL_SECONDS)
         return child
 
     async def _until_it_ends(self, child: Child) -> Child:
@@ -150,8 +155,14 @@ class Keeper:
 
 
 async def keep_together(keepers: Sequence[Keeper]) -> int:
-    """Until all are over. One that is over with an error takes the others along; that error's code."""
-    tasks = [asyncio.create_task(keeper.run()) for keeper in keepers]
+    """Until all are over. One that is over with an error takes the others along; that error's code.
+
+    The first one goes ahead: what is wrong with all of them need not be told by each.
+    """
+    first, *others = keepers
+    tasks = [asyncio.create_task(first.run())]
+    if await _first(first.may_run.wait(), asyncio.wait(tasks)) is True:
+        tasks += [asyncio.create_task(keeper.run()) for keeper in others]
     for task in asyncio.as_completed(tasks):
         if await task != DONE:
             for keeper in keepers:

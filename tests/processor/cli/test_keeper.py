@@ -227,6 +227,16 @@ async def test_who_is_cancelled_ends_it_too(stage: Stage) -> None:
     assert f"{stage.pids[0]} ended" in stage.said
 
 
+async def test_stop_while_it_starts(stage: Stage) -> None:
+    """A process that is just being made hears of it too."""
+    keeper = stage.keeper()
+    task = asyncio.create_task(keeper.run())
+    await asyncio.sleep(0)  # begins to make it
+    keeper.stop(signal.SIGTERM)
+    async with asyncio.timeout(15):
+        assert await task == DONE
+
+
 async def test_a_second_signal(stage: Stage) -> None:
     """The first makes it drain, a second ends it at once, whatever it does."""
     stage.write(drain=60)
