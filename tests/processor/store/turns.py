@@ -48,7 +48,7 @@ class Turns:
         self._runner = asyncio.Runner()
 
     def close(self) -> None:
-        for name in self.client.scan_iter(f"tr:{{{self.keys.namespace}}}:*", count=1000):
+        for name in self.client.scan_iter(f"tr:{{{self.keys.namespace}*", count=1000):
             self.client.delete(name)
         self.client.delete(CLOCK)
         self.client.close()
