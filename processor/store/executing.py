@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from processor.core.events import Fields
 from processor.core.keys import Keyspace, PartitionKeys
@@ -77,17 +79,17 @@ class Output(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One execution's settlement. settle.lua's header says what a, b and c are for each verb."""
+    """One execution's settlement."""
 
     run: str
     task: str
     entry: str  # "" without a worker
     exec: str  # back, defer: as seen
     verb: Verb
-    payload: bytes = b""
-    a: bytes | str | int = b""
-    b: bytes | str = b""
-    c: bytes = b""
+    payload: bytes = b""  # of the event that the verb appends
+    a: bytes | str | int = b""  # fail: error (JSON); retry, later, defer: delay in ms; park: ask
+    b: bytes | str = b""  # feed ID of run.queued, where the entry goes on
+    c: bytes = b""  # its payload
     outputs: Sequence[Output] = ()
 
 
@@ -109,17 +111,37 @@ def settle_command(
     """settle.lua's call for units of one partition; answers come in the same order."""
     keys = keyspace.partitions[partition]
     call = Packing.of(keys, keys.outbox)
-    call.args.append(limits.dead)
-    for unit in units:
-        run = unit.run
-        call.names += (keys.run(run), keys.feed(run), keys.channel(run), keys.thread(run))
-        call.names += (keys.work(unit.task), keys.dead_task(unit.task))
-        call.args += (run, unit.entry, unit.exec, unit.verb, unit.payload, unit.a, unit.b, unit.c)
-        if unit.outputs:
-            _add_outputs(call, keyspace, partition, unit.outputs)
-        else:
-            call.args += (0, 0)
+    args = call.args
+    args.append(limits.dead)
+    for task, group in itertools.groupby(units, key=_TASK):
+        of_task = list(group)
+        call.names += (keys.work(task), keys.dead_task(task))
+        args.append(len(of_task))
+        for unit in of_task:
+            call.add_run(unit.run)
+            args += (unit.run, unit.entry, unit.exec, unit.verb)
+            args += _VERB_ARGS[unit.verb](unit)
+            if unit.outputs:
+                _add_outputs(call, keyspace, partition, unit.outputs)
+            elif unit.verb == "finish":
+                args += (0, 0)
     return call.command(script, keyspace.layout, limits)
+
+
+_TASK = operator.attrgetter("task")
+_EVENT_AND_BODY = operator.attrgetter("payload", "a", "b", "c")
+_BODY = operator.attrgetter("a", "b", "c")
+_VERB_ARGS: Final[Mapping[Verb, Callable[[Unit], Sequence[bytes | str | int]]]] = {
+    "finish": lambda unit: (unit.payload,),
+    "fail": _EVENT_AND_BODY,
+    "retry": _EVENT_AND_BODY,
+    "later": _EVENT_AND_BODY,
+    "release": operator.attrgetter("payload", "b", "c"),
+    "park": _BODY,
+    "back": operator.attrgetter("b", "c"),
+    "defer": _BODY,
+    "stop": lambda unit: (),
+}
 
 
 def _add_outputs(call: Packing, keyspace: Keyspace, partition: int, outputs: Sequence[Output]) -> None:

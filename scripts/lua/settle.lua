@@ -8,8 +8,8 @@
 -- KEYS[6] delayed       retries by due time
 -- KEYS[7] bodies        their work entries
 -- KEYS[8] outbox        settled events for other partitions
--- then for each unit: the run's hash, feed, channel, thread, its work stream and dead letters; behind them, as append.lua has them, the
---   keys of each run of this partition that it writes to
+-- then for each task: its work stream and its dead letters; behind them for each of its units the run's hash, feed, channel, thread, and
+--   behind those, as append.lua has them, the keys of each run of this partition that it writes to
 -- ARGV[1] layout        as the caller knows it
 -- ARGV[2] feed_limit    events a run
 -- ARGV[3] log_limit     entries
@@ -19,13 +19,16 @@
 -- ARGV[7] silent_ms     after which a run that nobody executes is ended; 0: never
 -- ARGV[8] term_ms       of an owner
 -- ARGV[9] bindings      how many binding fields follow: `b:<type>` of each type of increment in the call
--- then dead_limit, and for each unit: run, entry ID ("" without a worker), exec, verb, payload of the event that the verb appends,
---   and four more by verb; then how many runs of this partition it writes to, per run: run, how many segments, and each segment as
---   append.lua has it; then how many entries for other partitions, per entry: partition, body (what relay.lua is given)
---     finish                                              fail      error (JSON), queued ID, queued payload
---     retry, later   delay in ms, queued ID, queued payload    release   "", queued ID, queued payload
---     park           ask, queued ID, queued payload            stop
---     back, defer    (not started; exec: as seen) delay in ms, queued ID, queued payload
+-- then dead_limit, and for each task: how many units; for each unit: run, entry ID ("" without a worker), exec, verb, and
+--     finish         payload of run.finished, how many runs of this partition it writes to, per run: run, how many segments, and each
+--                    segment as append.lua has it; how many entries for other partitions, per entry: partition, body (relay.lua's)
+--     fail           payload of run.failed, error (JSON), queued ID, queued payload
+--     retry, later   payload of run.retrying, delay in ms, queued ID, queued payload
+--     release        payload of run.retrying, queued ID, queued payload
+--     park           ask, queued ID, queued payload
+--     back           (not started; exec: as seen) queued ID, queued payload
+--     defer          (the same) delay in ms, queued ID, queued payload
+--     stop
 -- Returns per unit "settled <status>", "done" (it was, by this very call), "stale", "answered" (park: it waits for that ask no more),
 --   "closed <status>" (somebody else ended it: output for other runs is kept), "corrupt" or "refused <outcome>" (an output may not be
 --   appended: nothing is applied). Times are the server's
@@ -37,33 +40,28 @@
 local outbox = KEYS[8]
 key = 9
 local dead_limit = take(1)
-local UNSTARTED = { back = true, defer = true }
 local ENDED_BY = { finish = 'succeeded', fail = 'failed', stop = 'cancelled' }
-local LOWERS_TRIES = { later = true, park = true, release = true }
+local NOTHING = { here = {}, elsewhere = {} }
 
--- The runs of this partition that a unit writes to, judged one after the other before anything is written: nil and what is to be applied,
--- or the refusal.
+-- One run of this partition that a unit writes to: its events are judged one after the other before anything is written.
+-- Returns what is to be applied, and the refusal if there is one.
 local function judge_output(run)
   local status, steps, refusal = run.status, {}, nil
+  local first_status = run.status
   for _ = 1, tonumber(take(1)) do
     local segment = take_segment()
-    if not refusal then
-      local again = repeated_start(run, segment.type, segment.extras)
-      if again ~= 'duplicate' then
-        local before
-        refusal, before = again, run.status
-        if not refusal then
-          refusal, status = judge(run, segment.type, segment.extras, false)
-        end
-        steps[#steps + 1] = { segment = segment, status = status, before = before }
-        run.status = status or run.status
+    local again = not refusal and repeated_start(run, segment.type, segment.extras)
+    if not refusal and again ~= 'duplicate' then
+      refusal = again
+      if not refusal then
+        refusal, status = judge(run, segment.type, segment.extras, false)
       end
+      steps[#steps + 1] = { segment = segment, status = status }
+      run.status, run.start = status or run.status, segment.extras.start or run.start
     end
   end
-  if steps[1] then
-    run.status = steps[1].before
-  end
-  return refusal, steps
+  run.status = first_status
+  return steps, refusal
 end
 
 -- Whether an event can be added behind the last one: its hash and feed belong together.
@@ -75,31 +73,38 @@ local function is_whole(run)
   return last and last[1] == run.tail
 end
 
+-- What a unit does to other runs: events for runs that are here, entries for other partitions, and the first refusal.
 local function take_outputs()
-  local outputs, refusal, threads = { own = {}, others = {} }, nil, {}
-  for _ = 1, tonumber(take(1)) do
+  local here, elsewhere = tonumber(take(1)), nil
+  if here == 0 then
+    elsewhere = tonumber(take(1))
+    if elsewhere == 0 then
+      return NOTHING
+    end
+  end
+  local outputs, threads = { here = {}, elsewhere = {} }, {}
+  for _ = 1, here do
     local run = load_run(take(1), 'status')
-    local refused, steps = judge_output(run)
-    local thread = not refused and steps[1] and steps[1].segment.extras.thread or ''
-    if not refused and #steps > 0 and not is_whole(run) then
-      refused = 'corrupt 1'
+    local steps, refusal = judge_output(run)
+    local thread = not refusal and steps[1] and steps[1].segment.extras.thread or ''
+    if not refusal and #steps > 0 and not is_whole(run) then
+      refusal = 'corrupt 1'
     elseif thread ~= '' and not run.status then
-      refused = threads[run.thread] and 'busy 1 ' .. threads[run.thread] or refused
+      refusal = threads[run.thread] and 'busy 1 ' .. threads[run.thread] or refusal
       threads[run.thread] = run.id
     end
-    refusal = refusal or refused and refused .. ' of ' .. run.id
-    outputs.own[#outputs.own + 1] = { run = run, steps = steps }
+    outputs.refusal = outputs.refusal or refusal and refusal .. ' of ' .. run.id
+    outputs.here[#outputs.here + 1] = { run = run, steps = steps }
   end
-  for _ = 1, tonumber(take(1)) do
+  for _ = 1, elsewhere or tonumber(take(1)) do
     local partition, body = take(2)
-    outputs.others[#outputs.others + 1] = { partition = partition, body = body }
+    outputs.elsewhere[#outputs.elsewhere + 1] = { partition = partition, body = body }
   end
-  outputs.refusal = refusal
   return outputs
 end
 
 local function write_outputs(outputs)
-  for _, output in ipairs(outputs.own) do
+  for _, output in ipairs(outputs.here) do
     for _, step in ipairs(output.steps) do
       apply(output.run, step.segment, step.status, 1)
     end
@@ -107,39 +112,22 @@ local function write_outputs(outputs)
       write_back(output.run)
     end
   end
-  for _, other in ipairs(outputs.others) do
+  for _, other in ipairs(outputs.elsewhere) do
     local field = 'out:' .. other.partition
     local before = redis.call('HGET', meta, field) or '0-0'
     redis.call('HSET', meta, field, redis.call('XADD', outbox, '*', 't', other.partition, 'p', before, 'b', other.body))
   end
 end
 
-local function load_unit()
-  local unit = { work = KEYS[key + 4], dead = KEYS[key + 5] }
-  unit.id, unit.entry, unit.exec, unit.verb, unit.payload, unit.a, unit.b, unit.c = take(8)
-  local run = { id = unit.id, hash = KEYS[key], feed = KEYS[key + 1], channel = KEYS[key + 2], thread = KEYS[key + 3] }
-  key = key + 6
-  local h = redis.call('HMGET', run.hash, 'status', 'tail', 'exec', 'settled', 'cancel', 'asks', 'thread')
-  run.status, run.exec, run.settled, run.cancel = h[1], h[3] or '', h[4], h[5]
-  run.known = { owner = unit.entry == '', asks = h[6], thread = h[7] }
-  return standing(run, h[2]), unit
-end
-
-local function acknowledge_unit(unit)
-  if unit.entry ~= '' then
-    acknowledge(unit.work, unit.entry)
-  end
-end
-
 -- Ends the run with an event; false if that is impossible.
-local function finish_as(run, status, payload, ...)
+local function finish_as(run, status, payload, settled, ...)
   local id = add(run, payload, has_groups())
   if not id then
     return false
   end
-  redis.call('HSET', run.hash, 'tail', id, 'status', status, 'ended', now_text, ...)
-  finish(run, run.known, retain_ms, tombstone_ms)
-  publish(run)
+  redis.call('HSET', run.hash, 'tail', id, 'status', status, 'ended', now_text, 'exec', '', 'settled', settled, ...)
+  finish(run, { owner = run.entry == '', asks = run.asks, thread = run.in_thread }, retain_ms, tombstone_ms)
+  publish_later(run)
   return true
 end
 
@@ -147,124 +135,192 @@ local function cancel_instead(run, settled)
   local attempt = redis.call('HGET', run.hash, 'attempt')
   attempt = attempt and '"attempt":' .. attempt .. ',' or ''
   local payload = '"type":"run.cancelled",' .. attempt .. '"data":{"reason":' .. (run.cancel or '""') .. '}}'
-  return finish_as(run, 'cancelled', payload, 'settled', settled) and 'settled cancelled' or 'corrupt'
-end
-
--- An entry that was taken and not started. Whoever held the run before can settle nothing any more.
-local function return_unstarted(run, unit)
-  if run.exec ~= unit.exec or redis.call('XACK', unit.work, GROUP, unit.entry) ~= 1 then
-    return 'stale'
-  end
-  redis.call('XDEL', unit.work, unit.entry)
-  if not run.status or TERMINAL[run.status] then
-    return 'closed ' .. (run.status or 'unknown')
-  elseif run.cancel then
-    return cancel_instead(run, '')
-  end
-  redis.call('HSET', run.hash, 'status', 'queued', 'exec', '')
-  if unit.verb == 'defer' then
-    redis.call('HSET', run.hash, 'due', now + unit.a)
-    put_off(run, { unit.b, unit.c }, tonumber(unit.a))
-  else
-    give_back(run, unit.work, { unit.b, unit.c })
-  end
-  touch(run)
-  return 'settled queued'
+  return finish_as(run, 'cancelled', payload, settled) and 'settled cancelled' or 'corrupt'
 end
 
 -- The execution is over and the run is not: it waits for its next attempt, or for an answer.
-local function put_back(run, unit, settled)
-  local verb, body, changes = unit.verb, { unit.b, unit.c }, {}
-  if unit.payload ~= '' then
-    local id = add(run, unit.payload, has_groups())
-    if not id then
-      return 'corrupt'
-    end
-    changes = { 'tail', id }
-  end
-  local tries = LOWERS_TRIES[verb] and tonumber(redis.call('HGET', run.hash, 'tries') or 0) or 0
-  if tries > 0 then
-    changes[#changes + 1] = 'tries'
-    changes[#changes + 1] = tries - 1
-  end
-  if verb == 'retry' or verb == 'later' then
-    changes[#changes + 1] = 'due'
-    changes[#changes + 1] = now + unit.a
-    put_off(run, body, tonumber(unit.a))
-  elseif verb == 'park' then
-    put_off(run, body)
-  else
-    give_back(run, unit.work, body)
-  end
-  local status = verb == 'park' and 'waiting' or 'queued'
-  redis.call('HSET', run.hash, 'status', status, 'exec', '', 'settled', settled, unpack(changes))
-  touch(run)
-  if run.first_id then
-    publish(run)
-  end
-  return 'settled ' .. status
-end
-
-local function end_run(run, unit, settled)
-  if unit.verb == 'stop' then
+local function put_back(run, settled, payload, ...)
+  if run.cancel then
     return cancel_instead(run, settled)
   end
-  local done
-  if unit.verb == 'fail' then
-    done = finish_as(run, 'failed', unit.payload, 'settled', settled, 'error', unit.a)
-    if done and unit.entry ~= '' then
-      bury(run, unit.dead, { unit.b, unit.c }, unit.payload, dead_limit)
+  if payload then
+    if not add(run, payload, has_groups()) then
+      return 'corrupt'
     end
-  else
-    done = finish_as(run, 'succeeded', unit.payload, 'settled', settled)
+    publish_later(run)
   end
-  return done and 'settled ' .. ENDED_BY[unit.verb] or 'corrupt'
+  redis.call('HSET', run.hash, 'exec', '', 'settled', settled, 'tail', run.tail, ...)
+  touch(run)
+  return nil
 end
 
-local function settle(run, unit, outputs)
-  if UNSTARTED[unit.verb] then
-    return return_unstarted(run, unit)
-  end
-  local settled = unit.exec .. ' ' .. unit.verb
-  if run.settled == settled then
-    return 'done'
-  elseif run.exec ~= unit.exec then
+-- Tries count failures and lost owners: an execution that was stopped without a fault of its own was none.
+local function tries_without(run)
+  local tries = tonumber(redis.call('HGET', run.hash, 'tries') or 0)
+  return math.max(0, tries - 1)
+end
+
+-- An entry that was taken and not started. Whoever held the run before can settle nothing any more.
+local function return_unstarted(run, work)
+  if run.exec ~= run.exec_named then
     return 'stale'
-  elseif TERMINAL[run.status] then
-    if unit.verb == 'finish' and not outputs.refusal then
+  elseif run.cancel and not TERMINAL[run.status] and not is_whole(run) then
+    return 'corrupt'
+  elseif redis.call('XACK', work, GROUP, run.entry) ~= 1 then
+    return 'stale'
+  end
+  redis.call('XDEL', work, run.entry)
+  if not run.status or TERMINAL[run.status] then
+    return 'closed ' .. (run.status or 'unknown')
+  elseif run.cancel then
+    return cancel_instead(run, run.settled or '')
+  end
+  redis.call('HSET', run.hash, 'status', 'queued', 'exec', '')
+  touch(run)
+  return nil
+end
+
+-- What each verb does once the fence has let it pass: its arguments are taken, whatever comes of it.
+local verbs = {}
+
+function verbs.finish(run, settled)
+  local payload, outputs = take(1), take_outputs()
+  if run.fenced then
+    if run.fenced == 'closed' and not outputs.refusal then -- its output for other runs is kept
       write_outputs(outputs)
     end
-    acknowledge_unit(unit)
-    redis.call('HSET', run.hash, 'settled', settled)
-    return 'closed ' .. run.status
-  elseif unit.verb == 'park' and (run.status ~= 'waiting' or redis.call('HGET', run.hash, 'ask') ~= unit.a) then
-    return 'answered'
+    return nil
   elseif outputs.refusal then
     return 'refused ' .. outputs.refusal
+  elseif not finish_as(run, 'succeeded', payload, settled) then
+    return 'corrupt'
   end
-  local answer
-  if ENDED_BY[unit.verb] then
-    answer = end_run(run, unit, settled)
-    if answer ~= 'corrupt' then
-      write_outputs(outputs)
-    end
-  elseif run.cancel then
-    answer = cancel_instead(run, settled)
-  else
-    answer = put_back(run, unit, settled)
+  write_outputs(outputs)
+  return 'settled succeeded'
+end
+
+function verbs.fail(run, settled, _, dead)
+  local payload, error, queued, body = take(4)
+  if run.fenced then
+    return nil
+  elseif not finish_as(run, 'failed', payload, settled, 'error', error) then
+    return 'corrupt'
+  elseif run.entry ~= '' then
+    bury(run, dead, { queued, body }, payload, dead_limit)
   end
-  if answer ~= 'corrupt' then -- else whoever starts it next sets it aside
-    acknowledge_unit(unit)
+  return 'settled failed'
+end
+
+function verbs.stop(run, settled)
+  return not run.fenced and cancel_instead(run, settled) or nil
+end
+
+local function wait_for_time(run, settled, tries)
+  local payload, delay, queued, body = take(4)
+  if run.fenced then
+    return nil
+  end
+  local refused = put_back(run, settled, payload, 'status', 'queued', 'due', whole(now + delay), unpack(tries and { 'tries', tries(run) } or {}))
+  if not refused then
+    put_off(run, { queued, body }, tonumber(delay))
+  end
+  return refused or 'settled queued'
+end
+
+function verbs.retry(run, settled)
+  return wait_for_time(run, settled)
+end
+
+function verbs.later(run, settled)
+  return wait_for_time(run, settled, tries_without)
+end
+
+function verbs.release(run, settled, work)
+  local payload, queued, body = take(3)
+  if run.fenced then
+    return nil
+  end
+  local refused = put_back(run, settled, payload, 'status', 'queued', 'tries', tries_without(run))
+  if not refused then
+    give_back(run, work, { queued, body })
+  end
+  return refused or 'settled queued'
+end
+
+function verbs.park(run, settled)
+  local ask, queued, body = take(3)
+  if run.fenced then
+    return nil
+  elseif run.status ~= 'waiting' or redis.call('HGET', run.hash, 'ask') ~= ask then
+    return 'answered'
+  end
+  local refused = put_back(run, settled, nil, 'tries', tries_without(run))
+  if not refused then
+    put_off(run, { queued, body })
+  end
+  return refused or 'settled waiting'
+end
+
+function verbs.back(run, _, work)
+  local queued, body = take(2)
+  local refused = return_unstarted(run, work)
+  if not refused then
+    give_back(run, work, { queued, body })
+  end
+  return refused or 'settled queued'
+end
+
+function verbs.defer(run, _, work)
+  local delay, queued, body = take(3)
+  local refused = return_unstarted(run, work)
+  if not refused then
+    redis.call('HSET', run.hash, 'due', whole(now + delay))
+    put_off(run, { queued, body }, tonumber(delay))
+  end
+  return refused or 'settled queued'
+end
+
+local OVER = { settled = true, ['closed '] = true } -- a corrupt run's entry stays: whoever starts it next sets it aside
+
+local function settle(work, dead)
+  local id, entry, exec, verb = take(4)
+  local run = { id = id, entry = entry, exec_named = exec, hash = KEYS[key], feed = KEYS[key + 1], channel = KEYS[key + 2], thread = KEYS[key + 3] }
+  key = key + 4
+  local h = redis.call('HMGET', run.hash, 'status', 'exec', 'tail', 'cancel', 'asks', 'thread', 'settled')
+  run.status, run.exec, run.cancel, run.asks, run.in_thread, run.settled = h[1], h[2] or '', h[4], h[5], h[6], h[7]
+  standing(run, h[3])
+  if verb == 'back' or verb == 'defer' then
+    return verbs[verb](run, nil, work)
+  end
+  local settled = exec .. ' ' .. verb
+  if run.settled == settled then
+    run.fenced = 'done'
+  elseif run.exec ~= exec then
+    run.fenced = 'stale'
+  elseif TERMINAL[run.status] then
+    run.fenced = 'closed'
+    redis.call('HSET', run.hash, 'exec', '', 'settled', settled)
+  end
+  ending = ENDED_BY[verb] and id
+  local answer = verbs[verb](run, settled, work, dead) or run.fenced
+  if answer == 'closed' then
+    answer = 'closed ' .. run.status
+  end
+  if entry ~= '' and OVER[string.sub(answer, 1, 7)] then
+    acknowledge(work, entry)
   end
   return answer
 end
 
 local answers = {}
 while at <= #ARGV do
-  local run, unit = load_unit()
-  ending = ENDED_BY[unit.verb] and unit.id
-  answers[#answers + 1] = settle(run, unit, take_outputs())
+  local work, dead, count = KEYS[key], KEYS[key + 1], tonumber(take(1))
+  key = key + 2
+  for _ = 1, count do
+    answers[#answers + 1] = settle(work, dead)
+  end
 end
 write_entries()
 write_ends()
+publish_all()
 return answers

@@ -62,7 +62,7 @@ local function finish_as(run, status, type, members)
   redis.call('HSET', run.hash, 'status', status, 'ended', now_text, 'tail', run.tail)
   local h = redis.call('HMGET', run.hash, 'owner', 'asks', 'thread')
   finish(run, { owner = h[1], asks = h[2], thread = h[3] }, retain_ms, tombstone_ms)
-  publish(run)
+  publish_later(run)
   return true
 end
 
@@ -90,7 +90,7 @@ local function begin(run, exec, nonce)
   end
   redis.call('HSET', run.hash, 'status', 'running', 'exec', attempt .. '-' .. nonce, 'attempt', attempt, 'tries', whole(run.tries + 1),
     'tail', run.tail)
-  publish(run)
+  publish_later(run)
   touch(run)
   return 'go ' .. attempt .. ' ' .. whole(run.tries + 1)
 end
@@ -145,4 +145,5 @@ while at <= #ARGV do
 end
 write_entries()
 write_ends()
+publish_all()
 return answers
