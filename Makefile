@@ -11,13 +11,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 RUNTIME := $(VENV)/.installed-runtime
 DEV := $(VENV)/.installed-dev
+CORES ?= 2
 ARGS ?=
 
 .PHONY: help demo test check soak bench lock clean
 
 help:
 	@echo 'make demo     a real agent, live in the browser (ARGS=--once: without staying)'
-	@echo 'make test     all tests, against a real server that comes with the packages'
+	@echo 'make test     all tests on two cores, against real servers (CORES=0: one by one, in this process)'
 	@echo 'make check    ruff and mypy'
 	@echo 'make soak     the long tests: minutes to hours'
 	@echo 'make bench    measurements (ARGS="append": one of them)'
@@ -28,7 +29,7 @@ demo: $(RUNTIME)
 	@$(BIN)/tailrace demo $(ARGS) || [ $$? -eq 130 ]  # 130: Ctrl-C, which is how it is meant to end
 
 test: $(DEV)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(CORES) --dist loadfile $(ARGS)
 
 check: $(DEV)
 	@$(BIN)/ruff check .
