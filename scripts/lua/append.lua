@@ -87,7 +87,7 @@ local function load_batch(id, writer)
   local position = live and 'exec_pos' or writer
   local run, at_last = load_run(id, position)
   run.live, run.writer, run.position = live, string.sub(writer, 3), position
-  run.is_current = not live or run.exec == run.writer
+  run.is_current = not live or (run.exec == run.writer and run.writer ~= '')
   run.stored, run.first_number, run.first_seq = 0, 0, 0
   run.has_position = at_last and true
   if at_last and run.is_current then
@@ -149,7 +149,7 @@ local function append_batch()
     local extras, count, first = segment.extras, segment.count, 1
     if not refused and number <= run.stored and run.is_current then
       local seen = math.min(count, run.stored - number + 1)
-      local begun = extras.nonce and run.exec and string.sub(run.exec, -#extras.nonce) == extras.nonce
+      local begun = (extras.nonce or '') ~= '' and run.exec and string.sub(run.exec, -#extras.nonce) == extras.nonce
       tell_duplicates(run, outcomes, number, seen, begun and ' ' .. whole(run.attempt) or '')
       first, number, prev = seen + 1, number + seen, number + seen - 1
     end

@@ -63,7 +63,7 @@ local function look(run)
   if TERMINAL[run.status] then
     redis.call('ZREM', index, run.id)
     redis.call('ZREM', deadlines, run.id)
-  elseif run.cancel and (run.known.owner or not run.exec) then
+  elseif run.cancel and (run.known.owner or (run.exec or '') == '') then
     finish_as(run, 'cancelled', 'run.cancelled', '"reason":' .. run.cancel)
   elseif silent_ms > 0 and run.attempt == 0 and run.status ~= 'queued' then
     local _, last_ms = split_id(run.tail)

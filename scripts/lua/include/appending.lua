@@ -97,7 +97,6 @@ local function load_run(id, field)
   local h = redis.call('HMGET', run.hash, 'status', 'tail', 'exec', 'cancel', 'attempt', 'owner', 'ask', 'start', 'created', field)
   run.status, run.exec, run.cancel, run.owner, run.ask, run.start, run.created = h[1], h[3], h[4], h[6], h[7], h[8], h[9]
   run.attempt = tonumber(h[5] or 0)
-  run.parked = run.status == 'waiting' and run.exec == ''
   standing(run, h[2])
   return run, h[10]
 end
@@ -107,6 +106,7 @@ local function describe(run, extras)
   local changes = run.changes
   changes[#changes + 1] = 'start'
   changes[#changes + 1] = extras.start
+  run.start = extras.start
   if extras.task ~= '' then
     changes[#changes + 1] = 'task'
     changes[#changes + 1] = extras.task
@@ -142,9 +142,15 @@ local function closed(run)
   return 'closed 1 ' .. run.status .. ' ' .. tail
 end
 
+-- Whether nobody holds it in memory, and its body waits for the answer. Without an exec a run may wait otherwise: somebody outside says so.
+local function is_parked(run)
+  return run.status == 'waiting' and run.exec == '' and redis.call('HEXISTS', bodies, run.id) == 1
+    and not redis.call('ZSCORE', delayed, run.id)
+end
+
 -- Whether a segment may be applied now: nil and the status after it, or the refusal. bounded: the backlog has limits for it.
 local function judge(run, type, extras, bounded)
-  if run.live and run.exec ~= run.writer then
+  if run.live and (run.exec ~= run.writer or run.writer == '') then
     return 'stale 1'
   end
   if TERMINAL[run.status] then
@@ -163,7 +169,7 @@ local function judge(run, type, extras, bounded)
   if not status or (type == 'run.resumed' and extras.ask ~= '' and extras.ask ~= run.ask) then
     return illegal
   end
-  if type == 'run.resumed' and not run.live and run.parked then
+  if type == 'run.resumed' and is_parked(run) then
     if not extras.work or extras.task ~= redis.call('HGET', run.hash, 'task') then
       return illegal
     end
@@ -219,9 +225,10 @@ local function apply_lifecycle(run, type, extras, status, id, payload)
     set('a:' .. (run.ask or ''), extras.value)
     set('asks', 1)
     set('ask', '')
-    if status == 'queued' then -- nobody holds it in memory: it runs again from its first line
-      local run_id, queued, body = string.match(redis.call('HGET', bodies, run.id), '^(.-)\n(.-)\n(.*)$')
-      redis.call('XADD', extras.work, '*', 'r', run_id, 'i', queued, 'e', body)
+    local body = status == 'queued' and redis.call('HGET', bodies, run.id)
+    if body then -- nobody holds it in memory: it runs again from its first line
+      local queued, payload_of_it = string.match(body, '^[^\n]*\n([^\n]*)\n(.*)$')
+      redis.call('XADD', extras.work, '*', 'r', run.id, 'i', queued, 'e', payload_of_it)
       redis.call('HDEL', bodies, run.id)
     end
   elseif type == 'run.failed' then
@@ -243,6 +250,9 @@ local function apply_lifecycle(run, type, extras, status, id, payload)
     redis.call('ZADD', deadlines, now + silent_ms, run.id)
   end
   if status ~= run.status then
+    if TERMINAL[status] and is_parked(run) then
+      redis.call('HDEL', bodies, run.id)
+    end
     set('status', status)
     run.status = status
     if TERMINAL[status] then

@@ -268,12 +268,15 @@ class Steps:
 
     def retention_passes(self) -> None:
         """Of an ended run, first the feed goes, then the tombstone."""
-        if ended := [name for name, run in self._stage.model.runs.items() if run.status in TERMINAL]:
+        if ended := self._forgettable():
             name = self._one(ended)
             if self._stage.model.runs[name].feed_gone:
                 self._stage.expire_tombstone(name)
             else:
                 self._stage.expire_feed(name)
+
+    def _forgettable(self) -> list[str]:
+        return [name for name, run in self._stage.model.runs.items() if run.status in TERMINAL]
 
     def somebody_deletes_a_feed(self) -> None:
         known = self._stage.model.runs

@@ -11,6 +11,7 @@ import pytest
 from processor.core.events import draft
 from processor.store.scripts import Batch, Packing, load_script
 from tests.processor.store.stage import LAYOUT, Stage
+from tests.processor.store.twice_execution import EXECUTIONS_TWICE
 from tests.support.program import ROOT
 from tests.support.servers import TestServer
 
@@ -287,20 +288,22 @@ TWICE: dict[str, Callable[[Stage], None]] = {
     "promote": _promote,
     "requeue": _requeue,
     "schedule": _schedule,
+    **EXECUTIONS_TWICE,
 }
+AGAIN = re.compile(r"second call|executed again|same nonce again")
 
 
 @pytest.mark.parametrize("name", sorted(TWICE))
 def test_a_second_call_writes_nothing(name: str, stage: Stage) -> None:
     """Scripts whose header says so change nothing when the same call is executed again."""
     header, _ = split(LUA / f"{name}.lua")
-    assert re.search(r"second call|executed again", header)
+    assert AGAIN.search(header)
     _twice(stage, lambda: TWICE[name](stage))
 
 
 def test_all_that_hold_it_are_tried() -> None:
     """Every script whose header promises that a second call writes nothing is among those tried."""
-    promising = {path.stem for path in SCRIPTS if re.search(r"second call|executed again", split(path)[0])}
+    promising = {path.stem for path in SCRIPTS if AGAIN.search(split(path)[0])}
     assert promising == set(TWICE)
 
 
