@@ -57,7 +57,9 @@ class Keeper:
             number = signal.SIGKILL
         self._stopping.set()
         for child in self._living:
-            _end(child, number, self._kept.drain_seconds + KILL_SECONDS)
+            # while Python starts, SIGINT would be a traceback
+            own = number if child.is_ready or number == signal.SIGKILL else signal.SIGTERM
+            _end(child, own, self._kept.drain_seconds + KILL_SECONDS)
 
     async def run(self) -> int:
         """Until stop(), then 0; or until it ended in a way that no other try changes, then its exit code."""

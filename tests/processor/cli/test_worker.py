@@ -265,6 +265,16 @@ async def test_signals_of_a_service_manager(cli: Cli) -> None:
     assert await program.ended(5) == 130
 
 
+async def test_ended_while_it_starts(cli: Cli) -> None:
+    """Ctrl-C before its processes are ready ends all without a traceback."""
+    program = cli.begin("worker", "tasks:tail", "--processes", "2")
+    children = Path(f"/proc/{program.pid}/task/{program.pid}/children")
+    await until(children.read_text, "the first process is made", 20)
+    program.send(signal.SIGINT)
+    assert await program.ended(15) == 130
+    assert "Traceback" not in program.err
+
+
 async def test_burst_of_several_processes(cli: Cli) -> None:
     """They end by themselves, and so does what keeps them."""
     for n in range(20):
