@@ -17,12 +17,19 @@ from tests.processor.store.stage import LIMITS
 from tests.processor.store.turns import Turns
 from tests.support.servers import TestServer
 
-ROOTS, TASKS = ("t", "u", "v"), ("charge", "crawl")
-PICKS = st.lists(st.integers(0, 9), min_size=1, max_size=4, unique=True)
+ROOTS, TASKS = ("t", "u"), ("charge", "crawl")  # few, so that they meet
+PICKS = st.lists(st.integers(0, 9), min_size=1, max_size=8, unique=True)
+BURY = st.tuples(
+    st.just("bury"),
+    st.sampled_from(ROOTS),
+    st.sampled_from((*TASKS[:1] * 3, TASKS[1])),
+    st.booleans(),
+    st.integers(0, 9),
+    st.integers(1, 3),
+)
 STEPS = st.one_of(
-    st.tuples(st.just("bury"), st.sampled_from(ROOTS), st.sampled_from(TASKS), st.booleans(), st.integers(0, 9)),
-    st.tuples(st.just("requeue"), PICKS),
-    st.tuples(st.just("requeue"), PICKS),
+    *[BURY] * 3,
+    *[st.tuples(st.just("requeue"), PICKS)] * 3,
     st.tuples(st.just("purge"), PICKS),
     st.tuples(st.just("end"), st.integers(0, 9)),
     st.tuples(st.just("work"), st.sampled_from(TASKS)),
@@ -77,12 +84,13 @@ class World:
     def picked(self, picks: Sequence[int]) -> list[DeadLetter]:
         return list({(one := self.all[-1 - pick]).place: one for pick in picks if pick < len(self.all)}.values())
 
-    def bury(self, root: str, task: str, in_thread: bool, kind: int) -> None:
-        run = f"{root}~{len(self.all)}"
-        letter = bury(self.client, self.turns.keys, run, task=task, thread=in_thread, lost=kind == 0)
-        self.all.append(letter)
-        self.model.letters[letter.place] = letter
-        self.model.in_thread |= {run} if in_thread else set()
+    def bury(self, root: str, task: str, in_thread: bool, kind: int, count: int) -> None:
+        for _ in range(count):
+            run = f"{root}~{len(self.all)}"
+            letter = bury(self.client, self.turns.keys, run, task=task, thread=in_thread, lost=kind == 9)
+            self.all.append(letter)
+            self.model.letters[letter.place] = letter
+            self.model.in_thread |= {run} if in_thread else set()
 
     def requeue(self, picks: Sequence[int]) -> None:
         found = self.picked(picks)
@@ -132,8 +140,8 @@ def turns(every_server: TestServer, namespace: str) -> Iterator[Turns]:
     turns.close()
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(STEPS, max_size=40))
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(STEPS, min_size=12, max_size=40))
 def test_same_as_the_model(turns: Turns, steps: list[tuple[Any, ...]]) -> None:
     """Letters, runs, threads and what waits are as the model has them after each step, and every answer says why."""
     world = World(turns)
