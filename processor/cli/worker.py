@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Collection, Coroutine
+from collections.abc import AsyncIterator, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +18,7 @@ from processor.cli.exits import NoTask, NotLoaded, Usage
 from processor.cli.keeper import Keeper, Kept, keep_together
 from processor.cli.lacking import tell_lacking
 from processor.cli.loading import load_tail, module_of
+from processor.cli.metrics_port import serve_metrics
 from processor.cli.opening import checked
 from processor.cli.options import Options
 from processor.cli.output import Output, output_of
@@ -45,6 +46,12 @@ def worker(
     tasks: Annotated[str | None, typer.Option(help="Only these, by commas: answer,charge")] = None,
     reload: Annotated[bool, typer.Option("--reload", help="Anew whenever a file that it imported changes.")] = False,
     burst: Annotated[bool, typer.Option("--burst", help="End when nothing is left to do.")] = False,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=65_000, help="For Prometheus, at TAILRACE_HOST; each further process has the next one."
+        ),
+    ] = None,
 ) -> None:
     """Execute the runs of a module's tasks, with as many other workers as there are."""
     out = output_of(ctx)
@@ -54,19 +61,31 @@ def worker(
     settings = out.options.settings()
     _set_up_logs(settings, verbose=out.options.verbose)
     if processes > 1 or reload:
-        command = worker_command(out.options, target, concurrency=concurrency, tasks=tasks, burst=burst)
-        kept = Kept(command=command, reload=reload, once=burst, drain_seconds=settings.drain_seconds)
-        raise typer.Exit(serve_on_uvloop(_keep(Voice(out, settings, "tailrace.worker", "worker"), kept, processes)))
+        all_kept = []
+        for number in range(processes):
+            port = metrics_port + number if metrics_port is not None else None
+            command = worker_command(
+                out.options, target, concurrency=concurrency, tasks=tasks, burst=burst, metrics_port=port
+            )
+            all_kept.append(Kept(command=command, reload=reload, once=burst, drain_seconds=settings.drain_seconds))
+        raise typer.Exit(serve_on_uvloop(_keep(Voice(out, settings, "tailrace.worker", "worker"), all_kept)))
     parent = Parent.of_environment()
     with parent.loading():
         tail = load_tail(target)
     chosen = _chosen(tail, tasks, module_of(target))
     _prepare(tail, chosen)
-    raise typer.Exit(serve_on_uvloop(_execute(out, parent, tail, module_of(target), chosen, concurrency, burst)))
+    work = _execute(out, parent, tail, module_of(target), chosen, concurrency, burst, metrics_port)
+    raise typer.Exit(serve_on_uvloop(work))
 
 
 def worker_command(
-    options: Options, target: str, *, concurrency: int | None = None, tasks: str | None = None, burst: bool = False
+    options: Options,
+    target: str,
+    *,
+    concurrency: int | None = None,
+    tasks: str | None = None,
+    burst: bool = False,
+    metrics_port: int | None = None,
 ) -> list[str]:
     """The same in a process of its own, one of those that are kept."""
     flags = {"--json": options.json, "--no-color": not options.color, "-q": options.quiet, "-v": options.verbose}
@@ -75,6 +94,7 @@ def worker_command(
     words += ["--concurrency", str(concurrency)] if concurrency is not None else []
     words += ["--tasks", tasks] if tasks is not None else []
     words += ["--burst"] if burst else []
+    words += ["--metrics-port", str(metrics_port)] if metrics_port is not None else []
     return own_command(*words)
 
 
@@ -91,9 +111,9 @@ def _tell_environment(options: Options) -> None:
             os.environ[variable_of(name)] = value
 
 
-async def _keep(voice: Voice, kept: Kept, processes: int) -> int:
+async def _keep(voice: Voice, all_kept: Sequence[Kept]) -> int:
     """The supervisor of --processes and --reload. Its processes have consumer names of their own, each a new one."""
-    keepers = [Keeper(kept, voice) for _ in range(processes)]
+    keepers = [Keeper(kept, voice) for kept in all_kept]
 
     def stop(number: int) -> None:
         for keeper in keepers:
@@ -137,7 +157,14 @@ def _prepare(tail: Tailrace, tasks: Collection[str]) -> None:
 
 
 async def _execute(
-    out: Output, parent: Parent, tail: Tailrace, module: str, tasks: Collection[str], concurrency: int, burst: bool
+    out: Output,
+    parent: Parent,
+    tail: Tailrace,
+    module: str,
+    tasks: Collection[str],
+    concurrency: int,
+    burst: bool,
+    metrics_port: int | None,
 ) -> int:
     from gateway.collector import calm_collector
     from processor.worker.worker import Worker
@@ -155,6 +182,8 @@ async def _execute(
             beside = [parent.keep_telling()]
             if not burst:
                 beside.append(tell_lacking(out, worker, [module, *tail.imports], people=voice.to_people))
+            if metrics_port is not None:
+                beside.append(serve_metrics(tail.settings.host, metrics_port))
             calm_collector()  # looking through what was imported takes a sixth of an execution
             async with _beside(*beside):
                 try:
