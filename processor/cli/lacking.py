@@ -16,22 +16,27 @@ from processor.core.errors import ServerError
 from processor.core.worker import Workers
 from processor.store.connection import speaking_of
 from processor.store.lag import Queued, read_queued
+from processor.store.workers import list_workers
 
 if TYPE_CHECKING:
     from processor.worker.worker import Worker
 
-__all__ = ["lacking", "no_task", "tell_lacking"]
+__all__ = ["lacking", "no_task", "tell_lacking", "tells"]
 
 log = structlog.get_logger("tailrace.worker")
 FIRST_LOOK_SECONDS: Final = 1.0  # those that began with it have announced themselves by then
-LOOK_SECONDS: Final = 30.0  # each costs about what two listings of runs cost
+LOOK_SECONDS: Final = 60.0  # each costs about what a long listing of runs costs
 
 
-def lacking(workers: Workers, queued: Sequence[Queued], worker: Worker) -> list[Queued]:
-    """Tasks that runs wait for and no worker has, for this one to tell of. Of several alike on a machine one tells."""
-    missing = [one for one in queued if one.task not in worker.tasks and not workers.that_have(one.task)]
+def lacking(workers: Workers, queued: Sequence[Queued], tasks: Collection[str]) -> list[Queued]:
+    """Tasks that runs wait for, neither among these nor among those of a worker that lives."""
+    return [one for one in queued if one.task not in tasks and not workers.that_have(one.task)]
+
+
+def tells(workers: Workers, worker: Worker) -> bool:
+    """Whether it is for this one to tell of them: of several alike on a machine one does."""
     alike = (one for one in workers.alive if one.host == gethostname() and set(one.tasks) == set(worker.tasks))
-    return missing if worker.consumer == min((one.consumer for one in alike), default=worker.consumer) else []
+    return worker.consumer == min((one.consumer for one in alike), default=worker.consumer)
 
 
 def no_task(queued: Queued, modules: Sequence[str], found: Collection[str]) -> NoTask:
@@ -54,7 +59,9 @@ async def tell_lacking(out: Output, worker: Worker, modules: Sequence[str], *, p
     while True:
         try:
             with speaking_of(session.server.address.url):
-                now = lacking(*await read_queued(session), worker)
+                now: list[Queued] = []
+                if tells(await list_workers(session), worker):
+                    now = lacking(*await read_queued(session), worker.tasks)
         except ServerError as error:
             log.debug("lacking_unknown", error=error.code)  # the worker itself tells that the server is away
         else:

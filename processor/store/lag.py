@@ -16,7 +16,7 @@ from processor.store.workers import read_workers
 __all__ = ["GROUP", "Queued", "read_lags", "read_queued"]
 
 GROUP: Final = "workers"  # of every work stream
-LOOK_AT: Final = 250  # newest runs of each partition: who starts a task that nobody has goes on starting it
+LOOK_AT: Final = 100  # newest runs of each partition: who starts a task that nobody has goes on starting it
 
 
 @dataclass(frozen=True, slots=True)

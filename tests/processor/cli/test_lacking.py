@@ -6,7 +6,7 @@ from socket import gethostname
 
 import pytest
 
-from processor.cli.lacking import lacking, no_task
+from processor.cli.lacking import lacking, no_task, tells
 from processor.client.run import Run
 from processor.client.tailrace import Tailrace
 from processor.core.worker import Workers, WorkerState
@@ -38,19 +38,31 @@ def other(consumer: str, *tasks: str, host: str = "", stopped: int | None = None
     ("others", "named"),
     [
         ([], ["crawl"]),
-        ([other("b")], ["crawl"]),  # itself
-        ([other("x", "crawl")], []),  # somebody has it
+        ([other("b")], ["crawl"]),
+        ([other("x", "crawl")], []),
         ([other("x", "crawl", stopped=NOW)], ["crawl"]),
-        ([other("a"), other("b")], []),  # the first of those alike tells
-        ([other("c"), other("b")], ["crawl"]),
-        ([other("a", host="another"), other("b")], ["crawl"]),  # each machine has its own log
-        ([other("a", "answer", "more"), other("b")], ["crawl"]),
-        ([other("a", stopped=NOW), other("b")], ["crawl"]),
     ],
 )
-async def test_what_is_named(worker: Worker, others: list[WorkerState], named: list[str]) -> None:
-    """Tasks that wait and that no worker has which lives; of several workers alike on a machine, one names them."""
-    assert [one.task for one in lacking(Workers(NOW, tuple(others)), QUEUED, worker)] == named
+def test_what_is_named(others: list[WorkerState], named: list[str]) -> None:
+    """Tasks that runs wait for and that no worker has which lives."""
+    assert [one.task for one in lacking(Workers(NOW, tuple(others)), QUEUED, ["answer"])] == named
+
+
+@pytest.mark.parametrize(
+    ("others", "told"),
+    [
+        ([], True),  # it has not announced itself yet
+        ([other("b")], True),
+        ([other("a"), other("b")], False),
+        ([other("c"), other("b")], True),
+        ([other("a", host="another"), other("b")], True),  # each machine has its own log
+        ([other("a", "answer", "more"), other("b")], True),
+        ([other("a", stopped=NOW), other("b")], True),
+    ],
+)
+async def test_who_names_them(worker: Worker, others: list[WorkerState], told: bool) -> None:
+    """Of several workers alike on a machine, one."""
+    assert tells(Workers(NOW, tuple(others)), worker) is told
 
 
 def test_its_words() -> None:
