@@ -226,7 +226,8 @@ class Keeping:
     async def _tell_stopped(self) -> None:
         try:
             with speaking_of(self._session.server.address.url):
-                self._state = await tell_stopped(self._session, self._state)
+                async with asyncio.timeout(STOP_SECONDS):
+                    self._state = await tell_stopped(self._session, self._state)
         except ServerError as error:
             log.info("stop_untold", error=error.code)
 

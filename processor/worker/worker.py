@@ -42,6 +42,7 @@ DEFAULT_CONCURRENCY: Final = 100
 OWN_ENTRIES: Final = 1000  # of this consumer's pending ones, looked for at once after a lost connection
 DUE_SOON_MS: Final = 1000  # what `burst` still waits for
 READ_RETRY_SECONDS: Final = 0.2
+LAST_STEP_SECONDS: Final = 7.0  # to end the step that is under way: a read that has no answer lasts for six
 LATE_SECONDS: Final = 2.0  # to give back what a pass took over while the worker drained
 
 
@@ -69,6 +70,7 @@ class Worker:
         self.consumer = consumer or f"{socket.gethostname()}-{getpid()}-{secrets.token_hex(3)}"
         self.registry = Registry()
         self.stopping = asyncio.Event()
+        self._main: asyncio.Timeout | None = None  # around all main steps
         self._changed = asyncio.Event()  # a place became free, an execution ended, entries were taken over
         self._inbox: deque[Taken] = deque()  # taken over by a pass
         self._suspects: deque[Execution] = deque()
@@ -82,17 +84,25 @@ class Worker:
         """Takes nothing more, and drains. From the loop's own thread."""
         self.stopping.set()
         self._changed.set()
+        if self._main is not None and self._main.when() is None:
+            self._main.reschedule(asyncio.get_running_loop().time() + LAST_STEP_SECONDS)
 
     async def run(self, *, burst: bool = False) -> None:
         """Until stop(), then drains. burst: until nothing is left to do for its tasks. Raises ServerError, NotConfigured at
         the start only."""
         await self.open()
         try:
-            while not self.stopping.is_set():
-                idle = await self.step()
-                if burst and idle and await self._is_done():
-                    break
+            async with asyncio.timeout(None) as self._main:
+                while not self.stopping.is_set():
+                    idle = await self.step()
+                    if burst and idle and await self._is_done():
+                        break
+        except TimeoutError:
+            if self._main is None or not self._main.expired():
+                raise
+            log.warning("last_step_cut_short")  # its server does not answer
         finally:
+            self._main = None
             await self.close()
 
     # Opening.
