@@ -39,8 +39,8 @@ try:
             raise NotLoaded("no")
 except NotLoaded:
     sys.exit(2)
-parent.ready()
 print(f"{os.getpid()} {subject.WORD}", flush=True)
+parent.ready()
 while not stopped and subject.STAYS:
     time.sleep(0.01)
 if subject.DRAIN:
