@@ -2,94 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
-from processor.core.events import Draft, compose, draft
-from processor.store.executing import Output, Settled, Taken, Unit, Verb
+from processor.core.events import draft
+from processor.store.executing import Settled, Verb
 from processor.store.scripts import Batch, Held
-from tests.processor.store.stage import Time
-from tests.processor.store.stage_execution import ExecutionStage
-from tests.processor.store.state import Outcome
+from tests.processor.store.scene_execution import Scene, effect, unit
 from tests.support.servers import TestServer
-
-
-class Scene:
-    """Partition 1 and its worker `w`; partition 0 is `other`. Runs a, c, e and T~1 to T~3 are here, b, d and f there."""
-
-    def __init__(self, server: TestServer, namespace: str) -> None:
-        time = Time()
-        self.here, self.other = (ExecutionStage(server, namespace, number, time) for number in (1, 0))
-        self._numbers: dict[str, int] = {}
-
-    def close(self) -> None:
-        self.here.close()
-        self.other.close()
-
-    def tell(self, run: str, *events: Draft) -> list[Outcome]:
-        """From outside."""
-        number = self._numbers.get(run, 0)
-        self._numbers[run] = number + len(events)
-        return self.here.append([Batch(run, "p:one", number, number + 1, events)])[0]
-
-    def queue(self, *runs: str, thread: str = "") -> None:
-        for run in runs:
-            [outcome] = self.tell(run, draft("run.queued", b'{"input":{}}', task="build", start="s", thread=thread))
-            assert outcome.word == "appended"
-
-    def take(self, count: int = 100, consumer: str = "w") -> list[Taken]:
-        return self.here.read(consumer, "build", count)
-
-    def start(self, taken: Taken, nonce: str = "n", *, limit: int = 3, consumer: str = "w", held: int = 100) -> str:
-        """The exec, or the word."""
-        [begun] = self.here.start(consumer, {"build": (limit, [(taken, nonce)])}, held)
-        return f"{begun.attempt}-{nonce}" if begun.word == "go" else begun.word
-
-    def begin(self, run: str, nonce: str = "n") -> tuple[Taken, str]:
-        self.queue(run)
-        [taken] = self.take()
-        return taken, self.start(taken, nonce)
-
-    def live(self, run: str, exec: str, *events: Draft, number: int = 1) -> list[Outcome]:
-        return self.here.append([Batch(run, f"x:{exec}", number - 1, number, events)])[0]
-
-    def park(self, taken: Taken, exec: str) -> Settled:
-        self.live(taken.run, exec, draft("run.waiting", b"{}", ask="q"))
-        return self.settle(unit(taken, exec, "park", a="q"))
-
-    def forget(self, run: str) -> None:
-        """Its tombstone expires."""
-        self.here.expire_feed(run)
-        self.here.expire_tombstone(run)
-        self._numbers.pop(run)
-
-    def settle(self, *units: Unit) -> Settled:
-        return self.here.settle(units)[-1]
-
-
-def unit(taken: Taken, exec: str, verb: Verb, *, a: str | int = "", outputs: Sequence[Output] = ()) -> Unit:
-    """As a worker composes it."""
-    attempt = int(exec.partition("-")[0] or 0)
-    payload = {
-        "finish": compose("run.finished", b'{"result":null}', attempt=attempt),
-        "fail": compose("run.failed", b'{"error":"bad"}', attempt=attempt),
-        "retry": compose("run.retrying", b'{"reason":"error"}', attempt=attempt + 1),
-        "later": compose("run.retrying", b'{"reason":"later"}', attempt=attempt + 1),
-        "release": compose("run.retrying", b'{"reason":"released"}', attempt=attempt + 1),
-    }.get(verb, b"")
-    known: dict[str, str | int] = {"fail": '"bad"', "retry": 40_000, "later": 40_000, "defer": 40_000, "back": 0}
-    a = known.get(verb, a)
-    return Unit(taken.run, taken.task, taken.entry, exec, verb, payload, a, taken.queued, taken.payload, outputs)
-
-
-def effect(run: str, *types: str) -> Output:
-    return Output(run, [draft(type, b'{"order":1}') for type in types or ("order.paid",)])
-
-
-def start_of(run: str, thread: str = "") -> Draft:
-    return draft("run.queued", b'{"input":{}}', task="build", start="s", thread=thread)
 
 
 @pytest.fixture
@@ -206,111 +128,14 @@ def test_a_returned_entry_of_a_corrupt_run_is_set_aside(scene: Scene, verb: Verb
     assert len(scene.here.model.dead["build"]) == 1
 
 
-# -- output for other runs
-
-
-def test_the_same_start_twice_is_one(scene: Scene) -> None:
-    """A handler that starts a run twice does so once, here and in another partition; another start is refused."""
-    taken, exec = scene.begin("a")
-    outputs = [Output("c", [start_of("c"), start_of("c")]), Output("b", [start_of("b"), start_of("b")])]
-    assert scene.settle(unit(taken, exec, "finish", outputs=outputs)) == Settled("settled", "succeeded")
-    assert scene.other.take_from(1, scene.here.model.outbox) == ["taken"]
-    assert [taken.run for taken in scene.take()] == ["c"]
-    [outcome] = scene.other.append([Batch("d", "p:one", 0, 1, [start_of("d"), start_of("d")])])
-    assert [one.word for one in outcome] == ["appended", "duplicate"]
-
-
-def test_the_end_of_a_run_frees_its_thread_for_the_next_one(scene: Scene) -> None:
-    """A handler may start the next run of its own thread, and only one."""
-    scene.queue("T~1", thread="T")
+@pytest.mark.parametrize("verb", ["back", "defer"])
+def test_an_entry_of_an_ended_run_does_not_go_back(scene: Scene, verb: Verb) -> None:
+    """It is acknowledged: nobody needs it any more."""
+    scene.queue("a")
     [taken] = scene.take()
-    exec = scene.start(taken)
-    both = [Output("T~2", [start_of("T~2", "T")]), Output("T~3", [start_of("T~3", "T")])]
-    assert scene.settle(unit(taken, exec, "finish", outputs=both)) == Settled("refused", "busy 1 T~2 of T~3")
-    assert scene.settle(unit(taken, exec, "finish", outputs=both[:1])) == Settled("settled", "succeeded")
-    assert scene.here.model.threads["T"] == {"active": "T~2", "latest": "T~2"}
-
-
-def test_what_is_refused_changes_nothing(scene: Scene) -> None:
-    """One output that may not be appended keeps the whole unit from being settled."""
-    scene.queue("c")
-    scene.tell("c", draft("run.finished", b"{}"))
-    scene.here.read("w", "build", 9)
-    taken, exec = scene.begin("a")
-    outputs = [effect("e"), effect("c"), effect("b")]
-    scene.here.unchanged(lambda: scene.settle(unit(taken, exec, "finish", outputs=outputs)))
-    assert scene.settle(unit(taken, exec, "fail")) == Settled("settled", "failed")
-
-
-def test_output_for_a_corrupt_run_is_refused(scene: Scene) -> None:
-    """What cannot be appended is told before anything is written."""
-    scene.queue("c")
-    scene.here.read("w", "build", 9)
-    scene.here.break_run("c")
-    taken, exec = scene.begin("a")
-    answer = scene.settle(unit(taken, exec, "finish", outputs=[effect("e"), effect("c")]))
-    assert answer == Settled("refused", "corrupt 1 of c")
-
-
-def test_units_of_one_call_see_each_other(scene: Scene) -> None:
-    """The second one's output goes to the run that the first one ended, and is refused."""
-    scene.queue("a", "c")
-    first, second = scene.take()
-    execs = [scene.start(first), scene.start(second)]
-    answer = scene.settle(unit(first, execs[0], "finish"), unit(second, execs[1], "finish", outputs=[effect("a")]))
-    assert answer.detail.startswith("closed 1 succeeded")
-
-
-# -- the outbox
-
-
-def _three(scene: Scene) -> None:
-    for run in ("a", "c", "e"):
-        taken, exec = scene.begin(run)
-        scene.settle(unit(taken, exec, "finish", outputs=[effect("b")]))
-
-
-def test_entries_are_taken_only_behind_the_one_before(scene: Scene) -> None:
-    """In order, each once, whichever slices a relay sends, and nothing behind a hole is looked at."""
-    _three(scene)
-    first, second, third = scene.here.model.outbox
-    assert scene.other.take_from(1, [second, third]) == ["hole 0-0"]
-    assert scene.other.take_from(1, [first]) == ["taken"]
-    assert scene.other.take_from(1, [first, third, second]) == ["duplicate", f"hole {first.id}"]
-    assert scene.other.take_from(1, [first, second, third]) == ["duplicate", "taken", "taken"]
-    assert scene.other.take_from(1, [first, second, third]) == ["duplicate"] * 3
-    assert len(scene.other.model.runs["b"].events) == 3
-
-
-def test_a_target_that_lost_its_tail_takes_it_again(scene: Scene) -> None:
-    """Its mark went back with the events; what the outbox still has is taken from there."""
-    _three(scene)
-    before = scene.other.snapshot()
-    scene.other.take_from(1, scene.here.model.outbox)
-    scene.other.lose(before)
-    assert scene.other.take_from(1, scene.here.model.outbox) == ["taken"] * 3
-
-
-def test_the_chain_goes_on_behind_what_has_gone(scene: Scene) -> None:
-    """An entry that was taken may leave the outbox; the next one still names it."""
-    _three(scene)
-    scene.other.take_from(1, scene.here.model.outbox)
-    for entry in scene.here.model.outbox[:]:
-        scene.here.forget_relayed(entry.id)
-    scene.forget("a")
-    taken, exec = scene.begin("a")
-    scene.settle(unit(taken, exec, "finish", outputs=[effect("b"), effect("d")]))
-    assert scene.other.take_from(1, scene.here.model.outbox) == ["taken", "taken"]
-
-
-def test_a_refused_event_does_not_stop_the_outbox(scene: Scene) -> None:
-    """Its handler has been settled: what the run does not take any more is dropped and told, the rest is taken."""
-    taken, exec = scene.begin("a")
-    late = Output("b", [draft("order.paid", b"{}"), draft("run.finished", b"{}"), draft("order.sent", b"{}")])
-    scene.settle(unit(taken, exec, "finish", outputs=[late, effect("d")]))
-    first, second = scene.other.take_from(1, scene.here.model.outbox)
-    assert (first.split(" ")[:3], second) == (["dropped", "closed", "1"], "taken")
-    assert len(scene.other.model.runs["b"].events) == 2
+    scene.tell("a", draft("run.finished", b"{}"))
+    assert scene.settle(unit(taken, "", verb)) == Settled("closed", "succeeded")
+    assert (scene.here.model.work["build"], scene.here.model.delayed) == ([], {})
 
 
 # -- starts
@@ -331,9 +156,9 @@ def test_entries_are_found_among_all_that_the_consumer_has(scene: Scene, held: i
     """Whether one look shows enough or not; those of others and those in between stay as they are."""
     scene.queue("a", "c", "e", "T~1", "T~2")
     taken = [*scene.take(3), *scene.take(1, "v"), *scene.take()]
-    batch = [(one, f"n{number}") for number, one in enumerate(taken) if number != 1]
+    batch = [(taken[at], f"n{at}") for at in (0, 3, 4)]
     answers = scene.here.start("w", {"build": (3, batch)}, held)
-    assert [answer.word for answer in answers] == ["go", "go", "gone", "go"]
+    assert [answer.word for answer in answers] == ["go", "gone", "go"]
 
 
 def test_tries_count_failures_and_lost_owners(scene: Scene) -> None:
@@ -365,7 +190,7 @@ def test_dead_letters_are_bounded(every_server: TestServer, namespace: str) -> N
     scene = Scene(every_server, namespace)
     scene.here.limits = replace(scene.here.limits, dead=5)
     try:
-        for number in range(160):
+        for number in range(60):
             taken, exec = scene.begin("a", f"n{number}")
             scene.settle(unit(taken, exec, "fail"))
             scene.forget("a")

@@ -20,7 +20,7 @@ from tests.processor.store.steps_execution import EXECUTION_STEPS, ExecutionStep
 from tests.processor.store.world_execution import World
 from tests.support.servers import TestServer
 
-EXAMPLES = {"valkey": 60, "redis7": 40, "fake": 6}
+EXAMPLES = {"valkey": 45, "redis7": 30, "fake": 5}
 STEPS = 60
 sequences = st.lists(
     st.tuples(st.sampled_from(EXECUTION_STEPS), st.sampled_from((1, 1, 0))), min_size=STEPS, max_size=STEPS
