@@ -104,6 +104,9 @@ local function take_outputs()
 end
 
 local function write_outputs(outputs)
+  if #outputs.here > 0 then -- it may be for a run that another unit put back: its messages keep their order
+    publish_all()
+  end
   for _, output in ipairs(outputs.here) do
     for _, step in ipairs(output.steps) do
       apply(output.run, step.segment, step.status, 1)

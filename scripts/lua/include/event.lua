@@ -71,4 +71,5 @@ local function publish_all()
       publish(run)
     end
   end
+  told = {}
 end

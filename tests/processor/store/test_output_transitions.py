@@ -138,3 +138,14 @@ def test_output_of_an_ended_run_is_kept_whole_or_not(scene: Scene) -> None:
     assert scene.settle(unit(taken, exec, "finish", outputs=outputs)) == Settled("closed", "cancelled")
     assert set(scene.here.model.runs) == {"a", "c"}
     assert not scene.here.model.outbox
+
+
+def test_messages_of_a_run_keep_their_order(scene: Scene) -> None:
+    """A run goes back to the queue, and another one's output enters it in the same call: whoever follows sees no hole."""
+    scene.queue("a", "c")
+    first, second = scene.take()
+    execs = [scene.start(first), scene.start(second)]
+    scene.settle(unit(first, execs[0], "retry"), unit(second, execs[1], "finish", outputs=[effect("a")]))
+    assert [str(id) for name, id, _ in scene.here.model.published if name == "a"] == [
+        f"{seq}-{scene.here.now}" for seq in (3, 4)
+    ]
