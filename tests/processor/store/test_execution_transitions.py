@@ -240,3 +240,12 @@ def test_renewing_takes_an_entry_back_until_another_execution_began(scene: Scene
     assert scene.start(again, "m", consumer="v") == "2-m"
     assert scene.here.renew_held("w", held) == ["stale"]
     assert scene.here.model.work["build"][0].consumer == "v"
+
+
+def test_an_execution_that_is_to_stop_keeps_its_entry(scene: Scene) -> None:
+    """It may clean up, and settles that; nobody else begins meanwhile."""
+    taken, exec = scene.begin("a")
+    scene.here.cancel("a")
+    scene.here.claim("v", "build", taken.entry)
+    assert scene.here.renew_held("w", {"build": [Held("a", taken.entry, exec)]}) == ["cancelling"]
+    assert scene.here.model.work["build"][0].consumer == "w"

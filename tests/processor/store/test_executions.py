@@ -57,7 +57,7 @@ def _check(server: TestServer, examples: int) -> None:
     sequence()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)  # a failure is shortened for up to five minutes
 def test_executions_do_what_the_model_does(every_server: TestServer) -> None:
     """Answers and all keys of both partitions are the model's after every step; a call sent again changes nothing."""
     _check(every_server, int(os.environ.get("TAILRACE_TEST_EXAMPLES", EXAMPLES[every_server.kind])))
