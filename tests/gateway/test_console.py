@@ -20,6 +20,7 @@ from gateway.auth import everyone
 from processor.client.run import Run
 from processor.client.tailrace import Tailrace
 from processor.core.backoff import Retry
+from processor.store.workers import announce, tell_stopped, worker_here
 from tests.gateway.serving import under_uvicorn
 from tests.support.servers import TestServer
 from tests.support.until import until
@@ -300,6 +301,23 @@ async def test_a_gap_is_told(tail: Tailrace, namespace: str, server: TestServer)
         await expect(page.locator(".notice.gap")).to_have_text(re.compile("^Events 1 to 4 are gone"))
         await expect(page.get_by_role("tab", name="Logs")).to_have_attribute("aria-selected", "true")
         await expect(page.locator("#panel-Logs .mark.gap")).to_contain_text("Events 1 to 4")
+
+
+@pytest.mark.browser
+@needs_chromium
+async def test_a_queued_run_says_why_it_waits(tail: Tailrace) -> None:
+    """No worker, then one that lives, then the one that was the last, in the reader's own time: the page follows by itself."""
+    run = await tail.start("answer")
+    session = await tail.session()
+    async with console(tail) as (_, page):
+        await page.goto(shows(page, run.id))
+        notice = page.locator(".notice:not(.error):not(.gap)").first
+        await expect(notice).to_have_text('Waits for a worker: none that has task "answer" is alive.')
+        worker = await announce(session, worker_here("web-1-aaaaaa", ["answer"], places=1))
+        await expect(notice).to_contain_text('it is next (1 worker with task "answer" is alive)')
+        await tell_stopped(session, worker)
+        last = rf"is alive \(last: {worker.name}, stopped \d\d:\d\d:\d\d\)\.$"
+        await expect(notice).to_have_text(re.compile(last))
 
 
 @pytest.mark.browser
