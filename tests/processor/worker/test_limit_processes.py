@@ -14,7 +14,7 @@ from tests.support.servers import TestServer
 from tests.support.until import until
 
 LIMIT, RUNS = 3, 24
-VISIBILITY_SECONDS = 1.0
+VISIBILITY_SECONDS = 3.0  # a worker may sit in a read for one of them before it begins what it took over
 WORKER = """
 import asyncio, os, sys, time
 from processor import Tailrace
@@ -84,5 +84,5 @@ async def test_a_limit_holds_when_a_process_is_killed(
             await asyncio.gather(*(run.result() for run in runs))
     journal = path.read_text()
     assert {line.split()[3] for line in journal.splitlines() if line.startswith("end")} == {run.id for run in runs}
-    assert most_at_once(journal, killed, killed_at) <= LIMIT
+    assert most_at_once(journal, killed, killed_at) <= LIMIT, journal
     assert most_at_once(journal, killed, killed_at) > 1, "the limit was no bottleneck: nothing was tried"
