@@ -287,10 +287,14 @@ local OVER = { settled = true, ['closed '] = true } -- a corrupt run's entry sta
 
 local function settle(work, dead)
   local id, entry, exec, verb = take(4)
-  local run = { id = id, entry = entry, exec_named = exec, hash = KEYS[key], feed = KEYS[key + 1], channel = KEYS[key + 2], thread = KEYS[key + 3] }
+  local hash = KEYS[key]
+  local h = redis.call('HMGET', hash, 'status', 'exec', 'tail', 'cancel', 'asks', 'thread', 'settled')
+  local run = { -- every field at once: a table that grows is laid out anew
+    id = id, entry = entry, exec_named = exec, hash = hash, feed = KEYS[key + 1], channel = KEYS[key + 2], thread = KEYS[key + 3],
+    status = h[1], exec = h[2] or '', cancel = h[4], asks = h[5], in_thread = h[6], settled = h[7],
+    seq = 0, ms = 0, ms_text = '', tail = '', first_id = false, published = false,
+  }
   key = key + 4
-  local h = redis.call('HMGET', run.hash, 'status', 'exec', 'tail', 'cancel', 'asks', 'thread', 'settled')
-  run.status, run.exec, run.cancel, run.asks, run.in_thread, run.settled = h[1], h[2] or '', h[4], h[5], h[6], h[7]
   standing(run, h[3])
   if verb == 'back' or verb == 'defer' then
     return verbs[verb](run, nil, work)

@@ -97,7 +97,10 @@ end
 
 local function start(work, dead, tries, pending)
   local id, entry, seen, nonce = unpack(ARGV, at, at + 3)
-  local run = { id = id, hash = KEYS[key], feed = KEYS[key + 1], channel = KEYS[key + 2], thread = KEYS[key + 3] }
+  local run = { -- every field at once: a table that grows is laid out anew
+    id = id, hash = KEYS[key], feed = KEYS[key + 1], channel = KEYS[key + 2], thread = KEYS[key + 3],
+    attempt = 0, tries = 0, seq = 0, ms = 0, ms_text = '', tail = '', first_id = false, published = false,
+  }
   at, key = at + 4, key + 4
   local h = redis.call('HMGET', run.hash, 'status', 'exec', 'attempt', 'tries', 'cancel', 'tail')
   local status, exec, cancel = h[1], h[2] or '', h[5]
