@@ -16,7 +16,7 @@ from processor.cli.output import Output
 from processor.cli.ports import http_url, port_of
 from processor.cli.voice import Voice
 from processor.cli.webapp import web_command_words
-from processor.cli.worker import worker_command
+from processor.cli.worker import Order, worker_command
 from processor.core.settings import Settings, variable_of
 
 __all__ = ["Parts"]
@@ -47,7 +47,7 @@ class Parts:
         )
         self._kept: dict[str, Kept] = {}
         if tail is not None:
-            self._kept["worker"] = replace(base, command=worker_command(out.options, tail))
+            self._kept["worker"] = replace(base, command=worker_command(out.options, Order(target=tail)))
         if web is not None and listener is not None:
             command = own_command(*web_command_words(web, listener), module="processor.cli.webapp")
             self._kept["web"] = replace(base, command=command, pass_fds=[listener.fileno()])

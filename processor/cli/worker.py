@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Collection, Coroutine, Sequence
+from collections.abc import AsyncIterator, Collection, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import structlog
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from processor.client.tailrace import Tailrace
     from processor.worker.worker import Worker
 
-__all__ = ["worker", "worker_command"]
+__all__ = ["Order", "worker", "worker_command"]
 
 log = structlog.get_logger("tailrace.worker")
 
@@ -60,42 +61,47 @@ def worker(
     _tell_environment(out.options)
     settings = out.options.settings()
     _set_up_logs(settings, verbose=out.options.verbose)
+    order = Order(target=target, concurrency=concurrency, tasks=tasks, burst=burst, metrics_port=metrics_port)
     if processes > 1 or reload:
-        all_kept = []
-        for number in range(processes):
-            port = metrics_port + number if metrics_port is not None else None
-            command = worker_command(
-                out.options, target, concurrency=concurrency, tasks=tasks, burst=burst, metrics_port=port
-            )
-            all_kept.append(Kept(command=command, reload=reload, once=burst, drain_seconds=settings.drain_seconds))
-        raise typer.Exit(serve_on_uvloop(_keep(Voice(out, settings, "tailrace.worker", "worker"), all_kept)))
+        raise typer.Exit(serve_on_uvloop(_keep(out, settings, order, processes, reload=reload)))
     parent = Parent.of_environment()
     with parent.loading():
         tail = load_tail(target)
     chosen = _chosen(tail, tasks, module_of(target))
     _prepare(tail, chosen)
-    work = _execute(out, parent, tail, module_of(target), chosen, concurrency, burst, metrics_port)
-    raise typer.Exit(serve_on_uvloop(work))
+    raise typer.Exit(serve_on_uvloop(_execute(out, parent, tail, chosen, order)))
 
 
-def worker_command(
-    options: Options,
-    target: str,
-    *,
-    concurrency: int | None = None,
-    tasks: str | None = None,
-    burst: bool = False,
-    metrics_port: int | None = None,
-) -> list[str]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What one process is to do, as it was typed."""
+
+    target: str
+    concurrency: int = 100
+    tasks: str | None = None
+    burst: bool = False
+    metrics_port: int | None = None
+
+    @property
+    def module(self) -> str:
+        return module_of(self.target)
+
+    def of_process(self, number: int) -> Order:
+        """Of one of several, counted from 0: each has a port of its own."""
+        return replace(self, metrics_port=self.metrics_port + number) if self.metrics_port is not None else self
+
+    def words(self) -> list[str]:
+        words = ["worker", self.target, "--concurrency", str(self.concurrency)]
+        words += ["--tasks", self.tasks] if self.tasks is not None else []
+        words += ["--burst"] if self.burst else []
+        words += ["--metrics-port", str(self.metrics_port)] if self.metrics_port is not None else []
+        return words
+
+
+def worker_command(options: Options, order: Order) -> list[str]:
     """The same in a process of its own, one of those that are kept."""
     flags = {"--json": options.json, "--no-color": not options.color, "-q": options.quiet, "-v": options.verbose}
-    words = [flag for flag, given in flags.items() if given]
-    words += ["worker", target]
-    words += ["--concurrency", str(concurrency)] if concurrency is not None else []
-    words += ["--tasks", tasks] if tasks is not None else []
-    words += ["--burst"] if burst else []
-    words += ["--metrics-port", str(metrics_port)] if metrics_port is not None else []
-    return own_command(*words)
+    return own_command(*(flag for flag, given in flags.items() if given), *order.words())
 
 
 def _set_up_logs(settings: Settings, *, verbose: bool) -> None:
@@ -111,9 +117,12 @@ def _tell_environment(options: Options) -> None:
             os.environ[variable_of(name)] = value
 
 
-async def _keep(voice: Voice, all_kept: Sequence[Kept]) -> int:
+async def _keep(out: Output, settings: Settings, order: Order, processes: int, *, reload: bool) -> int:
     """The supervisor of --processes and --reload. Its processes have consumer names of their own, each a new one."""
-    keepers = [Keeper(kept, voice) for kept in all_kept]
+    voice = Voice(out, settings, "tailrace.worker", "worker")
+    kept = Kept(command=(), reload=reload, once=order.burst, drain_seconds=settings.drain_seconds)
+    commands = [worker_command(out.options, order.of_process(number)) for number in range(processes)]
+    keepers = [Keeper(replace(kept, command=command), voice) for command in commands]
 
     def stop(number: int) -> None:
         for keeper in keepers:
@@ -156,38 +165,29 @@ def _prepare(tail: Tailrace, tasks: Collection[str]) -> None:
             raise NotLoaded(f"task {name} cannot be executed: {error}.", remedy="Mend its parameters.") from error
 
 
-async def _execute(
-    out: Output,
-    parent: Parent,
-    tail: Tailrace,
-    module: str,
-    tasks: Collection[str],
-    concurrency: int,
-    burst: bool,
-    metrics_port: int | None,
-) -> int:
+async def _execute(out: Output, parent: Parent, tail: Tailrace, tasks: Collection[str], order: Order) -> int:
     from gateway.collector import calm_collector
     from processor.worker.worker import Worker
 
     async with checked(tail.settings, writes=True):
         pass  # its words name where the address came from
     voice = Voice(out, tail.settings, "tailrace.worker")
-    worker = Worker(tail, concurrency=concurrency, tasks=list(tasks))
+    worker = Worker(tail, concurrency=order.concurrency, tasks=list(tasks))
     loop = asyncio.get_running_loop()
     patience = None if parent.is_there else 1
     with ending(lambda _: loop.call_soon_threadsafe(worker.stop), patience=patience) as end:
         async with tail:
-            _welcome(voice, tail.settings, worker, module, is_kept=parent.is_there)
+            _welcome(voice, tail.settings, worker, order.module, is_kept=parent.is_there)
             parent.ready()
             beside = [parent.keep_telling()]
-            if not burst:
-                beside.append(tell_lacking(out, worker, [module, *tail.imports], people=voice.to_people))
-            if metrics_port is not None:
-                beside.append(serve_metrics(tail.settings.host, metrics_port))
+            if not order.burst:
+                beside.append(tell_lacking(out, worker, [order.module, *tail.imports], people=voice.to_people))
+            if order.metrics_port is not None:
+                beside.append(serve_metrics(tail.settings.host, order.metrics_port))
             calm_collector()  # looking through what was imported takes a sixth of an execution
             async with _beside(*beside):
                 try:
-                    await worker.run(burst=burst)
+                    await worker.run(burst=order.burst)
                 except ServerError as error:  # while it opens
                     if not end.by:
                         raise
