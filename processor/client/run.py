@@ -26,6 +26,7 @@ from processor.core.errors import (
     RunError,
     RunFailed,
     RunNotFound,
+    StaleAttempt,
 )
 from processor.core.events import GAP, Event, Fields, draft, plain, text_payload, text_tail
 from processor.core.json import dumps, loads
@@ -364,6 +365,17 @@ class Run(Generic[R]):
     def _execute_as(self, attempt: int, open_live: Callable[[], Writer], places: Places) -> None:
         """As _write_for; its writer is made when something is written."""
         self.attempt, self._open_live, self._places = attempt, open_live, places
+
+    def _leave_execution(self) -> None:
+        """What its function left behind is told so when it writes: nobody else would hear that it was too late."""
+        self._live, self._open_live = None, self._refuse_live
+
+    def _refuse_live(self) -> Writer:
+        raise StaleAttempt(
+            f"run {self.id}: its attempt {self.attempt} is over; what its function left behind cannot write into it.",
+            remedy="Await what you start before you return.",
+            run=self.id,
+        )
 
     async def _session(self) -> Session:
         return await self._tail.session()

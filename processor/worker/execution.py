@@ -157,6 +157,7 @@ class Execution:
         self._end(unit)
 
     def _end(self, unit: Unit | None) -> None:
+        self.run._leave_execution()
         self._crew.over(self)
         if unit is None or self._stopped == "drop":
             self._forget()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
@@ -35,6 +35,7 @@ SWEEP_SECONDS: Final = 0.25  # how late a time limit may be; instead of a timer 
 PARK_SECONDS: Final = 60.0  # an answer that takes longer is waited for by the server
 OPEN_SECONDS: Final = 5.0
 STOP_SECONDS: Final = 2.0
+RENEWED_AT_ONCE: Final = 1000
 RELAY_SECONDS: Final = 5.0  # for what is on its way to other partitions when the process goes
 
 
@@ -121,9 +122,10 @@ class Keeping:
         session, consumer = self._session, self._worker.consumer
         script = session.scripts.named("renew")
         for number, tasks in self._worker.registry.by_partition().items():
-            command = renew_command(script, session.limits, session.keys.partitions[number], (), consumer, tasks)
-            held = [one for entries in tasks.values() for one in entries]
-            yield Call(command, functools.partial(self._renewed, held))
+            for part in _parts(tasks):
+                command = renew_command(script, session.limits, session.keys.partitions[number], (), consumer, part)
+                held = [one for entries in part.values() for one in entries]
+                yield Call(command, functools.partial(self._renewed, held))
 
     def _renewed(self, held: Sequence[Held], answers: Sequence[str]) -> None:
         """A loop that is blocked hears it when it is free again."""
@@ -240,3 +242,13 @@ class Keeping:
                 await execute(redis, "ZCOUNT", keys.delayed, "-inf", now + ms) for keys in self._session.keys.partitions
             ]
         return any(counts)
+
+
+def _parts(tasks: Mapping[str, Sequence[Held]]) -> Iterator[Mapping[str, Sequence[Held]]]:
+    """What one call renews: all, or of very many as many as neither hold the server nor pass a script's stack."""
+    if sum(map(len, tasks.values())) <= RENEWED_AT_ONCE:
+        yield tasks
+        return
+    for task, held in tasks.items():
+        for at in range(0, len(held), RENEWED_AT_ONCE):
+            yield {task: held[at : at + RENEWED_AT_ONCE]}

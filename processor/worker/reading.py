@@ -34,7 +34,7 @@ class Reading:
         self._tasks = tuple(tasks)
         self._streams: list[_Stream] = [(p, task) for p in range(len(keyspace.partitions)) for task in tasks]
         self._names = {self._key(stream).encode(): stream for stream in self._streams}
-        self._at = 0  # where the rotation goes on
+        self._in_turn = self._streams  # those named longest ago first
         self._has_groups = False
         self._is_deep = False  # the last read was given all that it asked for
         self._empty: set[_Stream] = set()  # found so since an entry came
@@ -77,15 +77,16 @@ class Reading:
         left, room = dict(free), self._places.free_in_all
         most = max(1, room // DEEP_COUNT) if self._is_deep else room
         chosen: list[_Stream] = []
-        total = len(self._streams)
-        for i in range(total):
-            stream = self._streams[(self._at + i) % total]
+        rest: list[_Stream] = []
+        for stream in self._in_turn:
             if len(chosen) < most and left[stream[1]] > 0:
                 left[stream[1]] -= 1
                 chosen.append(stream)
+            else:
+                rest.append(stream)
         if not chosen:
             return [], 0
-        self._at = (self._streams.index(chosen[-1]) + 1) % total
+        self._in_turn = rest + chosen
         named = {task: sum(1 for stream in chosen if stream[1] == task) for task in {stream[1] for stream in chosen}}
         count = min(room // len(chosen), *(free[task] // n for task, n in named.items()))
         return chosen, max(1, count)

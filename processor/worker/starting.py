@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -23,6 +23,7 @@ __all__ = ["Starting"]
 
 log = structlog.get_logger("tailrace.worker")
 IN_FLIGHT: Final = 2  # batches: while one is answered the next one is read
+MAX_ENTRIES: Final = 200  # of a call
 RETRY_SECONDS: Final = 0.2
 
 
@@ -79,14 +80,11 @@ class Starting:
         self._given_up = True
 
     async def _begin(self, executions: Sequence[Execution]) -> None:
-        groups: dict[int, list[Execution]] = {}
-        for execution in executions:
-            groups.setdefault(execution.partition, []).append(execution)
-        if len(groups) == 1:
-            ((partition, group),) = groups.items()
-            await self._begin_in(partition, group)
+        calls = list(_calls(executions))
+        if len(calls) == 1:
+            await self._begin_in(*calls[0])
         else:
-            await asyncio.gather(*(self._begin_in(partition, group) for partition, group in groups.items()))
+            await asyncio.gather(*(self._begin_in(partition, part) for partition, part in calls))
 
     async def _begin_in(self, partition: int, executions: list[Execution]) -> None:
         executions.sort(key=_place)
@@ -123,6 +121,16 @@ class Starting:
             group[1].append((execution.taken, execution.nonce))
         keys = self._session.keys.partitions[partition]
         return start_command(self._script, self._session.limits, keys, self._consumer, len(self._registry), tasks)
+
+
+def _calls(executions: Sequence[Execution]) -> Iterator[tuple[int, list[Execution]]]:
+    """By partition, and in parts that the server is not held by, nor a script's stack passed."""
+    groups: dict[int, list[Execution]] = {}
+    for execution in executions:
+        groups.setdefault(execution.partition, []).append(execution)
+    for partition, group in groups.items():
+        for at in range(0, len(group), MAX_ENTRIES):
+            yield partition, group[at : at + MAX_ENTRIES]
 
 
 def _place(execution: Execution) -> tuple[str, int, int]:
