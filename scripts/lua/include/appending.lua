@@ -144,7 +144,7 @@ end
 
 -- Whether nobody holds it in memory, and its body waits for the answer. Without an exec a run may wait otherwise: somebody outside says so.
 local function is_parked(run)
-  return run.status == 'waiting' and run.exec == '' and redis.call('HEXISTS', bodies, run.id) == 1
+  return run.status == 'waiting' and run.exec == '' and not run.woken and redis.call('HEXISTS', bodies, run.id) == 1
     and not redis.call('ZSCORE', delayed, run.id)
 end
 
@@ -173,7 +173,7 @@ local function judge(run, type, extras, bounded)
     if not extras.work or extras.task ~= redis.call('HGET', run.hash, 'task') then
       return illegal
     end
-    status = 'queued'
+    status, run.woken = 'queued', true
   end
   if not run.status then
     local busy = other_active(run, extras)

@@ -149,3 +149,13 @@ def test_messages_of_a_run_keep_their_order(scene: Scene) -> None:
     assert [str(id) for name, id, _ in scene.here.model.published if name == "a"] == [
         f"{seq}-{scene.here.now}" for seq in (3, 4)
     ]
+
+
+def test_an_output_wakes_a_parked_run_once(scene: Scene) -> None:
+    """Whatever else it says to the run: there is one body, and so one entry."""
+    scene.park(*scene.begin("c"))
+    taken, exec = scene.begin("a")
+    answer = draft("run.resumed", b"{}", ask="q", task="build")
+    events = [answer, draft("run.started", b"{}"), draft("run.waiting", b"{}", ask="q"), answer]
+    assert scene.settle(unit(taken, exec, "finish", outputs=[Output("c", events)])) == Settled("settled", "succeeded")
+    assert [taken.run for taken in scene.take()] == ["c"]
