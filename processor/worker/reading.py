@@ -17,7 +17,8 @@ __all__ = ["Reading"]
 
 log = structlog.get_logger("tailrace.worker")
 BLOCK_SECONDS: Final = 1.0  # when every stream is named: nothing that is added meanwhile goes unnoticed
-ROUND_SECONDS: Final = 0.1  # in which each stream is named at least once, where there are fewer places than streams
+ROUND_SECONDS: Final = 0.1  # when the others that may be named were just found empty: they are looked at that often
+FULL_SECONDS: Final = 0.02  # when a task is left out: what comes free meanwhile is not noticed
 ANSWER_SECONDS: Final = 5.0  # behind the end of a block
 DEEP_COUNT: Final = (
     50  # entries of one stream while there is more than can be taken: a call's costs are shared by as many
@@ -49,12 +50,12 @@ class Reading:
 
     async def read(self, *, block: bool = True) -> list[Taken]:
         """New entries, [] if none came in time. Raises ServerError."""
-        streams, count = self._choose()
+        streams, count, rest = self._choose()
         if not streams:
             return []
         if not self._has_groups:
             await self._make_groups()
-        seconds = self._block_seconds(len(streams)) if block else 0
+        seconds = self._block_seconds(rest) if block else 0
         command: list[str | int] = ["XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", count]
         if seconds:
             command += ("BLOCK", int(seconds * 1000))
@@ -68,11 +69,16 @@ class Reading:
             return []
         found = [entry for name, entries in reply or () for entry in self._taken(name, entries)]
         self._is_deep = len(found) == len(streams) * count
-        self._empty = set() if found else self._empty | set(streams)
+        if found:
+            self._empty = set()
+        elif seconds:
+            self._empty = set(streams)
+        else:
+            self._empty |= set(streams)
         return found
 
-    def _choose(self) -> tuple[list[_Stream], int]:
-        """Streams to name, and how many entries of each."""
+    def _choose(self) -> tuple[list[_Stream], int, list[_Stream]]:
+        """Streams to name, how many entries of each, and those that are not named now."""
         free = {task: self._places.free(task) for task in self._tasks}
         left, room = dict(free), self._places.free_in_all
         most = max(1, room // DEEP_COUNT) if self._is_deep else room
@@ -85,16 +91,20 @@ class Reading:
             else:
                 rest.append(stream)
         if not chosen:
-            return [], 0
+            return [], 0, rest
         self._in_turn = rest + chosen
         named = {task: sum(1 for stream in chosen if stream[1] == task) for task in {stream[1] for stream in chosen}}
         count = min(room // len(chosen), *(free[task] // n for task, n in named.items()))
-        return chosen, max(1, count)
+        return chosen, max(1, count), rest
 
-    def _block_seconds(self, named: int) -> float:
-        if named == len(self._streams):
+    def _block_seconds(self, rest: Sequence[_Stream]) -> float:
+        """rest: streams that are not named now. While one of them may have something for a free place nothing is waited for."""
+        if not rest:
             return BLOCK_SECONDS
-        return max(0.005, ROUND_SECONDS * named / len(self._streams))
+        waiting = [stream for stream in rest if self._places.free(stream[1])]
+        if any(stream not in self._empty for stream in waiting):
+            return 0
+        return ROUND_SECONDS if len(waiting) == len(rest) else FULL_SECONDS
 
     def _taken(self, name: bytes, entries: Any) -> list[Taken]:
         _, task = self._names[name]
