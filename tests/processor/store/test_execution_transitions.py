@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from processor.core.events import draft
-from processor.store.executing import Settled, Verb
+from processor.store.executing import Settled, Taken, Verb
 from processor.store.scripts import Batch, Held
 from tests.processor.store.scene_execution import Scene, effect, unit
 from tests.support.servers import TestServer
@@ -249,3 +249,22 @@ def test_an_execution_that_is_to_stop_keeps_its_entry(scene: Scene) -> None:
     scene.here.claim("v", "build", taken.entry)
     assert scene.here.renew_held("w", {"build": [Held("a", taken.entry, exec)]}) == ["cancelling"]
     assert scene.here.model.work["build"][0].consumer == "w"
+
+
+def test_an_execution_whose_run_has_ended_is_told_how(scene: Scene) -> None:
+    """Its function can stop; what holds another exec is stale."""
+    taken, exec = scene.begin("a")
+    scene.tell("a", draft("run.failed", b"{}", error=b'"no"'))
+    held = [Held("a", taken.entry, exec), Held("a", taken.entry, ""), Held("gone", "1-1", "")]
+    assert scene.here.renew_held("w", {"build": held}) == ["closed failed", "stale", "unknown"]
+
+
+@pytest.mark.parametrize("verb", ["finish", "fail", "stop"])
+def test_an_execution_without_a_worker_settles_too(scene: Scene, verb: Verb) -> None:
+    """There is no entry: nothing is acknowledged and nothing becomes a dead letter; its owner is not waited for any more."""
+    scene.tell("a", draft("run.started", b"{}", nonce="n", owner="me", task="build"))
+    outputs = [effect("c"), effect("b")] if verb == "finish" else []
+    alone = unit(Taken("build", "", "a", "", b""), "1-n", verb, outputs=outputs)
+    assert scene.settle(alone).word == "settled"
+    assert not scene.here.model.owners
+    assert scene.settle(alone).word == "done"

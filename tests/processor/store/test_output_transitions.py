@@ -96,6 +96,17 @@ def test_entries_are_taken_only_behind_the_one_before(scene: Scene) -> None:
     assert len(scene.other.model.runs["b"].events) == 3
 
 
+def test_what_was_taken_is_passed_over(scene: Scene) -> None:
+    """A slice may begin with entries for other runs, starts among them, that the target has already."""
+    taken, exec = scene.begin("a")
+    outputs = [Output("b", [start_of("b"), start_of("b")]), effect("d", "log", "usage"), effect("f")]
+    scene.settle(unit(taken, exec, "finish", outputs=outputs))
+    first, second, third = scene.here.model.outbox
+    assert scene.other.take_from(1, [first]) == ["taken"]
+    assert scene.other.take_from(1, [first, second]) == ["duplicate", "taken"]
+    assert scene.other.take_from(1, [first, second, third]) == ["duplicate", "duplicate", "taken"]
+
+
 def test_a_target_that_lost_its_tail_takes_it_again(scene: Scene) -> None:
     """Its mark went back with the events; what the outbox still has is taken from there."""
     _three(scene)
