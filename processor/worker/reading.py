@@ -16,7 +16,7 @@ from processor.worker.places import Places
 __all__ = ["Reading"]
 
 log = structlog.get_logger("tailrace.worker")
-BLOCK_SECONDS: Final = 1.0  # when every stream is named: nothing that is added meanwhile goes unnoticed
+BLOCK_SECONDS: Final = 0.5  # when every stream is named: nothing that is added meanwhile goes unnoticed; a stop waits as long
 ROUND_SECONDS: Final = 0.1  # when the others that may be named were just found empty: they are looked at that often
 FULL_SECONDS: Final = 0.02  # when a task is left out: what comes free meanwhile is not noticed
 ANSWER_SECONDS: Final = 5.0  # behind the end of a block

@@ -72,7 +72,7 @@ class Worker:
         self.stopping = asyncio.Event()
         self._main: asyncio.Timeout | None = None  # around all main steps
         self._changed = asyncio.Event()  # a place became free, an execution ended, entries were taken over
-        self._inbox: deque[Taken] = deque()  # taken over by a pass
+        self._inbox: list[Execution] = []  # taken over by a pass, and renewed from then on
         self._suspects: deque[Execution] = deque()
 
     @property
@@ -148,18 +148,18 @@ class Worker:
         if self._suspects:
             await self._run_alone(self._suspects.popleft())
             return False
-        entries = await self._read(block=block)
-        executions = self._admit(entries)
+        taken_over, self._inbox = self._inbox, []
+        entries = [] if taken_over else await self._read(block=block)
+        executions = [*taken_over, *self._admit(entries)]
         executions = await self._ask_limits(executions)
         await self._starting.begin(executions)
-        return not entries and not self._suspects and self._reading.all_empty
+        return not executions and not self._suspects and self._reading.all_empty
 
     async def _read(self, *, block: bool) -> list[Taken]:
-        """Taken over ones, own pending ones after a lost connection, else new ones."""
+        """Own pending ones after a lost connection, else new ones."""
         entries: list[Taken] = []
         try:
             with speaking_of(self.session.server.address.url):
-                entries += [self._inbox.popleft() for _ in range(len(self._inbox))]
                 if self._reads.connections != self._own_seen:
                     entries += await self._own_entries()
                 if entries:
@@ -314,24 +314,18 @@ class Worker:
     def _free(self, task: str) -> int:
         if self.stopping.is_set():
             return 0
-        return max(0, self.places.free(task) - sum(1 for taken in self._inbox if taken.task == task))
+        return self.places.free(task)
 
     def _take_over(self, entries: Sequence[Taken]) -> None:
-        self._inbox += [taken for taken in entries if not self._holds(taken)]
+        self._inbox += self._admit(entries)
         if self.stopping.is_set():  # they were claimed while it began to drain
             self.give_back_inbox()
         self._changed.set()
 
-    def _holds(self, taken: Taken) -> bool:
-        return self.registry.holds(self.session.keys.number(taken.run), taken.task, taken.entry)
-
     def give_back_inbox(self) -> None:
         """At drain: what was taken over goes to other workers."""
-        for taken in self._inbox:
-            execution = Execution(self, taken, self.tasks[taken.task], self.session.keys.number(taken.run))
-            if self.registry.add(execution):
-                self.places.take(taken.task)
-                execution.give_back()
+        for execution in self._inbox:
+            execution.give_back()
         self._inbox.clear()
 
     def give_back_unbegun(self) -> None:
