@@ -34,7 +34,7 @@ class Taken:
 
 
 class Begun(NamedTuple):
-    """What start answered. word: go gone closed cancelled spent corrupt."""
+    """What start answered. word: go gone closed cancelled spent corrupt; failed: it stops on this entry."""
 
     word: str
     attempt: int = 0
@@ -94,7 +94,7 @@ class Unit:
 
 
 class Settled(NamedTuple):
-    """What settle answered. word: settled done stale answered closed corrupt refused."""
+    """What settle answered. word: settled done stale answered closed corrupt refused; failed: it stops on this unit."""
 
     word: str
     detail: str = ""  # the run's status (settled, closed), the refusal (refused)

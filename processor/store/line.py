@@ -17,7 +17,13 @@ from processor.observe import metrics
 from processor.store.connection import COMMAND_SECONDS, Address, Wire, pack, server_error
 from processor.store.scripts import Script
 
-__all__ = ["Line"]
+__all__ = ["Line", "failed_in_script"]
+
+
+def failed_in_script(error: ServerError) -> bool:
+    """Whether a script stopped on what it found, as where somebody broke a run's hash: it will again, and the rest of the call
+    has not been done."""
+    return type(error) is ServerError and "user_script" in error.message
 
 
 class Line:

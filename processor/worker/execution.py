@@ -71,6 +71,7 @@ class Execution:
         "_parking",
         "_parks",
         "_stopped",
+        "_stopped_at",
         "_waits",
         "_writer",
         "ask",
@@ -98,6 +99,7 @@ class Execution:
         self._inner: asyncio.Task[None] | None = None
         self._writer: Writer | None = None
         self._stopped: Stopped = ""
+        self._stopped_at = 0.0
         self._is_over = False  # its function has ended: what may still take time is to tell so
         self._is_hurried = False
         self._waits = 0  # of its function at once, each for an answer or another run
@@ -293,7 +295,9 @@ class Execution:
             assert unit is not None
             self._crew.settle(self.partition, unit, self._settled)
             return
-        if answer.word == "corrupt":
+        if answer.word == "failed":
+            log.error("settle_failed", run=self.taken.run, task=self.task.name, message=answer.detail)
+        elif answer.word == "corrupt":
             log.error("run_corrupt", run=self.taken.run, task=self.task.name)
             self._crew.look_again()  # start sets it aside
         elif answer.word == "stale":
@@ -366,10 +370,15 @@ class Execution:
             if why == "cancel":  # it was heard before the answer to start
                 self._stopped = why
             return
-        if self._inner.done() or self._stopped in ("drop", why):
+        if self._inner.done() or self._stopped == "drop" or (self._is_over and why not in _FIRM):
             return
-        if why in _FIRM or not (self._stopped or self._is_over):
-            self._stopped = why
+        now = self._inner.get_loop().time()
+        if why == self._stopped:  # perhaps a library swallowed it
+            is_due = now >= self._stopped_at + self._crew.session.settings.grace_seconds
+        else:
+            is_due = not self._stopped or why in _FIRM
+        if is_due:
+            self._stopped, self._stopped_at = why, now
             self._cancel_inner()
 
     def _cancel_inner(self) -> None:

@@ -14,7 +14,7 @@ import structlog
 from processor.core.errors import ServerError
 from processor.core.keys import Keyspace
 from processor.store.executing import Settled, Unit, settle_command
-from processor.store.line import Line
+from processor.store.line import Line, failed_in_script
 from processor.store.scripts import Limits, Script
 
 __all__ = ["Settling"]
@@ -87,6 +87,11 @@ class Settling:
     async def _send(self, partition: int, waiting: Sequence[_Waiting]) -> None:
         units = [one.unit for one in waiting]
         answers = await self._until_answered(partition, units)
+        if answers is None:
+            middle = len(waiting) // 2
+            await self._send(partition, waiting[:middle])
+            await self._send(partition, waiting[middle:])
+            return
         keyspace = self._keyspace()
         if any(keyspace.number(out.run) != partition for unit in units for out in unit.outputs):
             self._relay(partition)
@@ -99,13 +104,16 @@ class Settling:
         if not self.unsettled:
             self._all_settled.set()
 
-    async def _until_answered(self, partition: int, units: Sequence[Unit]) -> list[Settled]:
+    async def _until_answered(self, partition: int, units: Sequence[Unit]) -> list[Settled] | None:
+        """None for units that cannot be settled together."""
         told = False
         while True:
             command = settle_command(self._script, self._limits, self._keyspace(), partition, units)
             try:
                 answers = await self._line.script(self._script, *command)
             except ServerError as error:
+                if failed_in_script(error):
+                    return [Settled("failed", error.message)] if len(units) == 1 else None
                 if not told:
                     log.warning("settle_waits", error=error.code, message=error.message, units=len(units))
                 told = True

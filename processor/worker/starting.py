@@ -12,7 +12,7 @@ import structlog
 from processor.client.session import Session
 from processor.core.errors import ServerError
 from processor.store.executing import Begun, Taken, start_command
-from processor.store.line import Line
+from processor.store.line import Line, failed_in_script
 from processor.worker.execution import Execution
 from processor.worker.registry import Registry
 
@@ -89,6 +89,11 @@ class Starting:
     async def _begin_in(self, partition: int, executions: list[Execution]) -> None:
         executions.sort(key=_place)
         answers = await self._answers(partition, executions)
+        if answers is None:
+            middle = len(executions) // 2
+            await self._begin_in(partition, executions[:middle])
+            await self._begin_in(partition, executions[middle:])
+            return
         for execution, answer in zip(executions, answers, strict=True):
             if answer.word == "go":
                 execution.begin(answer)
@@ -99,7 +104,8 @@ class Starting:
                 log.info("not_begun", run=execution.taken.run, task=execution.taken.task, why=answer.word)
             execution.forget()
 
-    async def _answers(self, partition: int, executions: Sequence[Execution]) -> list[Begun]:
+    async def _answers(self, partition: int, executions: Sequence[Execution]) -> list[Begun] | None:
+        """None for executions that cannot be started together."""
         command = self._command(partition, executions)
         told = False
         while True:
@@ -108,6 +114,11 @@ class Starting:
             except ServerError as error:
                 if self._given_up:
                     return [Begun("given_up")] * len(executions)
+                if failed_in_script(error):
+                    if len(executions) > 1:
+                        return None
+                    log.error("start_failed", run=executions[0].taken.run, message=error.message)
+                    return [Begun("failed")]
                 if not told:
                     log.warning("start_waits", error=error.code, message=error.message, entries=len(executions))
                 told = True

@@ -283,7 +283,8 @@ function verbs.defer(run, _, work)
   return refused or 'settled queued'
 end
 
-local OVER = { settled = true, ['closed '] = true } -- a corrupt run's entry stays: whoever starts it next sets it aside
+-- A corrupt run's entry stays: whoever starts it next sets it aside. `done`: the call before may have failed behind this unit.
+local OVER = { settled = true, ['closed '] = true, done = true }
 
 local function settle(work, dead)
   local id, entry, exec, verb = take(4)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -220,6 +222,7 @@ async def _none_pending(tail: Tailrace, run: str) -> bool:
     return not pending
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what asyncio tears down closes nothing
 def test_a_keyboard_interrupt_ends_the_process(server: TestServer, namespace: str) -> None:
     """It is no failure of the run in which it comes: that is released, and the loop ends."""
 
@@ -241,6 +244,7 @@ def test_a_keyboard_interrupt_ends_the_process(server: TestServer, namespace: st
     with pytest.raises(KeyboardInterrupt):
         asyncio.run(execute())
     assert asyncio.run(status()) == "queued"
+    gc.collect()  # here, and not in a test behind
 
 
 async def test_burst_goes_on_behind_an_outage(tail: Tailrace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,3 +353,59 @@ async def test_what_is_claimed_at_the_end_is_given_back(tail: Tailrace) -> None:
     await until(lambda: _none_pending(tail, runs[0].id), "nothing is pending")
     async with working(tail):
         assert await runs[0].result(5) == 1
+
+
+@pytest.mark.parametrize("when", ["start", "settle"])
+async def test_a_broken_hash_takes_no_neighbour_along(tail: Tailrace, when: str) -> None:
+    """A run whose hash somebody broke so that scripts fail on it stands alone: what is begun or settled with it goes on."""
+    begun, go_on = 0, asyncio.Event()
+
+    @tail.task
+    async def work(run: Run[Any]) -> str:
+        nonlocal begun
+        begun += 1
+        await go_on.wait()
+        return "fine"
+
+    runs = [await work.options(id=f"one~{n}").start() for n in range(8)]  # of one partition: they share calls
+    session = await tail.session()
+    broken = session.keys.of(runs[3].id).run(runs[3].id)
+    if when == "start":
+        await session.redis.hset(broken, "tail", "broken")
+        go_on.set()
+    async with asyncio.timeout(15):
+        async with working(tail):
+            if when == "settle":
+                await until(lambda: begun == 8, "all run")
+                await session.redis.hset(broken, "tail", "broken")
+                go_on.set()
+            for run in runs:
+                if run is not runs[3]:
+                    assert await run.result() == "fine"
+            stream = session.keys.of(runs[0].id).work("work")
+            await until(lambda: _length(tail, stream, 1), "only the broken one's entry is left")
+
+
+async def _length(tail: Tailrace, stream: str, length: int) -> bool:
+    return bool(await (await tail.session()).redis.xlen(stream) == length)
+
+
+async def test_a_swallowed_cancel_is_told_again(tail: Tailrace) -> None:
+    """A function that lost its cancellation, as some libraries do, is cancelled again after the grace."""
+
+    @tail.task
+    async def work(run: Run[Any]) -> None:
+        begun.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+    begun = asyncio.Event()
+    tail._settings = tail.settings.changed("test", grace_seconds=0.2)
+    await tail.close()
+    async with working(tail):
+        run = await work.start()
+        await begun.wait()
+        await run.cancel("enough")
+        with pytest.raises(RunCancelled, match="enough"):
+            await run.result(5)
