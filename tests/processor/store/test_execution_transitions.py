@@ -138,6 +138,18 @@ def test_an_entry_of_an_ended_run_does_not_go_back(scene: Scene, verb: Verb) -> 
     assert (scene.here.model.work["build"], scene.here.model.delayed) == ([], {})
 
 
+@pytest.mark.parametrize("verb", ["back", "defer"])
+def test_an_entry_of_a_run_that_is_gone_does_not_go_back(scene: Scene, verb: Verb) -> None:
+    """Nobody could execute it, and no hash appears."""
+    scene.queue("a")
+    [taken] = scene.take()
+    scene.tell("a", draft("run.finished", b"{}"))
+    scene.forget("a")
+    assert scene.settle(unit(taken, "", verb)) == Settled("closed", "unknown")
+    assert scene.settle(unit(taken, "1-n", "finish", outputs=[effect("c")])).word == "stale"
+    assert (scene.here.model.work["build"], scene.here.model.delayed) == ([], {})
+
+
 # -- starts
 
 
