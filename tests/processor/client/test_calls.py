@@ -14,20 +14,34 @@ from tests.support.until import until
 
 
 async def children(tail: Tailrace) -> list[Run]:
-    """All runs of the task `child`, newest change first."""
+    """All runs of the task `child`."""
     return [tail.run(state.run) async for state in tail.runs(task="child")]
 
 
-async def one_child(tail: Tailrace, *, number: int = 1) -> Run:
-    """The newest of so many children, once it is queued."""
+class Nursery:
+    """Hands out the children one by one. Not by their times: two may be queued and ended within one millisecond."""
 
-    async def there() -> bool:
-        return len(await children(tail)) >= number
+    def __init__(self, tail: Tailrace) -> None:
+        self._tail = tail
+        self._known: set[str] = set()
 
-    await until(there, f"child {number} is queued")
-    found = await children(tail)
-    assert len(found) == number
-    return found[0]
+    async def next(self) -> Run:
+        """The child that was not there before, once it is queued."""
+        found: list[Run] = []
+
+        async def there() -> bool:
+            found[:] = [run for run in await children(self._tail) if run.id not in self._known]
+            return bool(found)
+
+        await until(there, "another child is queued")
+        assert len(found) == 1
+        self._known.add(found[0].id)
+        return found[0]
+
+
+@pytest.fixture
+def nursery(tail: Tailrace) -> Nursery:
+    return Nursery(tail)
 
 
 async def finish(run: Run, result: object) -> None:
@@ -40,7 +54,7 @@ async def fail(run: Run, error: str) -> None:
     await run.emit("run.failed", {"error": error, "reason": "error"})
 
 
-async def test_a_child_is_queued_and_its_result_returned(tail: Tailrace) -> None:
+async def test_a_child_is_queued_and_its_result_returned(tail: Tailrace, nursery: Nursery) -> None:
     """call starts a child of the same root, under a name that says who called what, and waits for its result."""
 
     @tail.task
@@ -55,7 +69,7 @@ async def test_a_child_is_queued_and_its_result_returned(tail: Tailrace) -> None
     names = []
     with anyio.fail_after(10):
         for number in (1, 2, 3):
-            waiting = await one_child(tail, number=number)
+            waiting = await nursery.next()
             names.append(waiting.id)
             await finish(waiting, number * 10)
         assert await run.result() == [10, 20, 30]
@@ -66,7 +80,9 @@ async def test_a_child_is_queued_and_its_result_returned(tail: Tailrace) -> None
     assert (await tail.run(names[1]).state()).labels == {"a": "b"}
 
 
-async def test_the_next_attempt_reuses_what_finished_and_starts_what_failed_anew(tail: Tailrace) -> None:
+async def test_the_next_attempt_reuses_what_finished_and_starts_what_failed_anew(
+    tail: Tailrace, nursery: Nursery
+) -> None:
     """A parent that is tried again gets the results of finished children at once, waits for running ones, repeats failed ones."""
     tries = 0
 
@@ -89,23 +105,23 @@ async def test_the_next_attempt_reuses_what_finished_and_starts_what_failed_anew
 
     with anyio.fail_after(10):
         run = await parent.start_here()
-        await finish(await one_child(tail), "done")
-        slow = await one_child(tail, number=2)
-        failing = await one_child(tail, number=3)
+        await finish(await nursery.next(), "done")
+        slow = await nursery.next()
+        failing = await nursery.next()
         await fail(failing, "ValueError: no")
         await until(lambda: tries == 2, "the parent is tried again")
         await finish(slow, "slow")
-        again = await one_child(tail, number=4)
+        again = await nursery.next()
         assert again.id == f"{failing.id}.2"
         await again.cancel()
         await until(lambda: tries == 3, "the parent is tried once more")
-        once_more = await one_child(tail, number=5)
+        once_more = await nursery.next()
         assert once_more.id == f"{failing.id}.3"
         await finish(once_more, "at last")
         assert await run.result() == ["done", "slow", "at last"]
 
 
-async def test_the_end_of_a_child_is_raised(tail: Tailrace) -> None:
+async def test_the_end_of_a_child_is_raised(tail: Tailrace, nursery: Nursery) -> None:
     """A child that fails or is cancelled raises that in its parent, which may go on."""
 
     @tail.task
@@ -121,13 +137,13 @@ async def test_the_end_of_a_child_is_raised(tail: Tailrace) -> None:
 
     with anyio.fail_after(10):
         run = await parent.start_here()
-        first = await one_child(tail)
+        first = await nursery.next()
         await fail(first, "no luck")
-        await (await one_child(tail, number=2)).cancel("enough")
+        await (await nursery.next()).cancel("enough")
         assert await run.result() == first.id
 
 
-async def test_a_cancel_reaches_the_children(tail: Tailrace) -> None:
+async def test_a_cancel_reaches_the_children(tail: Tailrace, nursery: Nursery) -> None:
     """Whoever cancels the parent cancels the child that it waits for, with the same reason."""
 
     @tail.task
@@ -139,7 +155,7 @@ async def test_a_cancel_reaches_the_children(tail: Tailrace) -> None:
 
     with anyio.fail_after(10):
         run = await parent.start_here()
-        waiting = await one_child(tail)
+        waiting = await nursery.next()
         await run.cancel("no longer needed")
         with pytest.raises(RunCancelled, match="no longer needed"):
             await waiting.result()
@@ -147,7 +163,7 @@ async def test_a_cancel_reaches_the_children(tail: Tailrace) -> None:
             await run.result()
 
 
-async def test_a_try_that_ends_otherwise_leaves_its_child(tail: Tailrace) -> None:
+async def test_a_try_that_ends_otherwise_leaves_its_child(tail: Tailrace, nursery: Nursery) -> None:
     """A parent whose time is over is tried again and finds the child that it waited for."""
     tries = 0
 
@@ -163,14 +179,14 @@ async def test_a_try_that_ends_otherwise_leaves_its_child(tail: Tailrace) -> Non
 
     with anyio.fail_after(10):
         run = await parent.start_here()
-        waiting = await one_child(tail)
+        waiting = await nursery.next()
         await until(lambda: tries > 2, "the parent was tried more than twice")
         await finish(waiting, None)
         assert await run.result() == "done"
     assert len(await children(tail)) == 1
 
 
-async def test_a_child_may_be_named(tail: Tailrace) -> None:
+async def test_a_child_may_be_named(tail: Tailrace, nursery: Nursery) -> None:
     """options(id=) names the child beside its parent: the same name is the same child, with another input RunExists."""
 
     @tail.task
@@ -187,7 +203,7 @@ async def test_a_child_may_be_named(tail: Tailrace) -> None:
 
     with anyio.fail_after(10):
         run = await parent.options(id="r").start_here()
-        waiting = await one_child(tail)
+        waiting = await nursery.next()
         assert waiting.id == "r~one"
         await finish(waiting, 1)
         assert await run.result() == [1, 1]
@@ -239,7 +255,7 @@ async def test_outside_of_a_task_there_is_nobody_to_be_a_child_of(tail: Tailrace
     assert not await children(tail)
 
 
-async def test_a_plain_function_calls_by_sync(tail: Tailrace) -> None:
+async def test_a_plain_function_calls_by_sync(tail: Tailrace, nursery: Nursery) -> None:
     """In a thread `task.sync.call` is the same, and a cancel of the parent ends its wait and its child."""
 
     @tail.task
@@ -252,20 +268,20 @@ async def test_a_plain_function_calls_by_sync(tail: Tailrace) -> None:
 
     with anyio.fail_after(10):
         run = await parent.options(id="p").start_here()
-        await finish(await one_child(tail), 10)
-        second = await one_child(tail, number=2)
+        await finish(await nursery.next(), 10)
+        second = await nursery.next()
         assert second.id == "p~two"
         await finish(second, 20)
         assert await run.result() == 30
         run = await parent.start_here()
-        waiting = await one_child(tail, number=3)
+        waiting = await nursery.next()
         await run.cancel("enough")
         for one in (waiting, run):
             with pytest.raises(RunCancelled, match="enough"):
                 await one.result()
 
 
-async def test_a_child_whose_result_has_expired_is_started_anew(tail: Tailrace) -> None:
+async def test_a_child_whose_result_has_expired_is_started_anew(tail: Tailrace, nursery: Nursery) -> None:
     """A parent that comes back when its child's events are gone has it done again rather than failing."""
 
     @tail.task
@@ -278,15 +294,19 @@ async def test_a_child_whose_result_has_expired_is_started_anew(tail: Tailrace) 
 
     with anyio.fail_after(10):
         first = await parent.options(id="r~1").start_here()
-        await finish(await one_child(tail), 1)
+        await finish(await nursery.next(), 1)
         assert await first.result() == 1
         session = await tail.session()
         await session.redis.delete(session.keys.of("r").feed("r~c"))
         second = await parent.options(id="r~2").start_here()
-        anew = await one_child(tail, number=2)
+        anew = await nursery.next()
         assert anew.id == "r~c.2"
         await finish(anew, 2)
         assert await second.result() == 2
+
+
+async def _are(tail: Tailrace, number: int) -> bool:
+    return len(await children(tail)) == number
 
 
 async def test_calls_at_once_have_names_of_their_own(tail: Tailrace) -> None:
@@ -302,7 +322,7 @@ async def test_calls_at_once_have_names_of_their_own(tail: Tailrace) -> None:
 
     with anyio.fail_after(10):
         run = await parent.start_here()
-        await one_child(tail, number=5)
+        await until(lambda: _are(tail, 5), "five children are queued")
         for waiting in await children(tail):
             await finish(waiting, 7)
         assert await run.result() == [7] * 5
