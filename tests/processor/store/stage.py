@@ -9,7 +9,7 @@ import asyncio
 import copy
 import hashlib
 import json
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 
@@ -20,7 +20,7 @@ from processor.core.keys import PartitionKeys
 from processor.core.partition import root_of
 from processor.store.scripts import Batch, Limits, Script, Scripts, load_script
 from tests.processor.store.model import Model
-from tests.processor.store.state import TERMINAL, Made, ModelRun, Outcome
+from tests.processor.store.state import TERMINAL, Made, ModelRun, Outcome, expand, made, same_outcomes
 from tests.support.program import ROOT
 from tests.support.servers import TestServer
 
@@ -51,34 +51,6 @@ class Clocked(Scripts):
     def named(self, name: str) -> Script:
         text = load_script(name, shebang=self.shebang).text.replace(_PLAIN_CLOCK.encode(), _TEST_CLOCK.encode())
         return Script(name, text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
-
-
-def expand(outcomes: Iterable[str]) -> list[Outcome]:
-    """What append.lua answers for a batch, per event."""
-    found: list[Outcome] = []
-    for text in outcomes:
-        word, *rest = text.split(" ")
-        if word in ("appended", "duplicate"):
-            count, id, attempt = int(rest[0]), rest[1], int(rest[2]) if len(rest) > 2 else 0
-            first = None if id == "-" else FeedId.parse(id)
-            ids = [first and FeedId(first.seq + i, first.ms) for i in range(count)]
-            found += [Outcome(word, id, attempt=attempt) for id in ids]
-        elif word in ("cancelling", "stored"):
-            found.append(Outcome(word, detail=" ".join(rest)))
-        else:
-            found += [Outcome(word, detail=" ".join(rest[1:]))] * int(rest[0])
-    return found
-
-
-def same_outcomes(found: Sequence[Outcome], should: Sequence[Outcome]) -> bool:
-    """`full` may name any of the groups that are in the way."""
-
-    def settled(is_: Outcome, wanted: Outcome) -> Outcome:
-        return is_ if wanted.word == "full" and is_.detail in wanted.detail.split("|") else wanted
-
-    return len(found) == len(should) and all(
-        is_ == settled(is_, wanted) for is_, wanted in zip(found, should, strict=True)
-    )
 
 
 class Snapshot(NamedTuple):
@@ -413,9 +385,3 @@ class Stage:
             None if model.seen is None else str(model.seen),
             None if model.quiet is None else str(model.quiet),
         )
-
-
-def made(line: bytes) -> Made:
-    event = json.loads(b"{" + line)
-    assert set(event) <= {"type", "attempt", "data"}
-    return Made(event["type"], event["data"].get("reason", ""), event.get("attempt", 0))

@@ -1,8 +1,9 @@
-"""What the model of a partition is made of: runs with their positions, groups, outcomes, and the lifecycle."""
+"""What the model of a partition is made of: runs with their positions, groups, outcomes as scripts tell them, and the lifecycle."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -19,8 +20,11 @@ __all__ = [
     "Outcome",
     "Position",
     "WorkEntry",
+    "expand",
     "extras_of",
+    "made",
     "next_status",
+    "same_outcomes",
 ]
 
 ENDS = {"run.finished": "succeeded", "run.failed": "failed", "run.cancelled": "cancelled"}
@@ -167,3 +171,37 @@ def extras_of(draft: Draft) -> Extras:
 
 def _pairs(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
     return tuple(zip(texts[::2], texts[1::2], strict=True))
+
+
+def expand(outcomes: Iterable[str]) -> list[Outcome]:
+    """What append.lua answers for a batch, per event."""
+    found: list[Outcome] = []
+    for text in outcomes:
+        word, *rest = text.split(" ")
+        if word in ("appended", "duplicate"):
+            count, id, attempt = int(rest[0]), rest[1], int(rest[2]) if len(rest) > 2 else 0
+            first = None if id == "-" else FeedId.parse(id)
+            ids = [first and FeedId(first.seq + i, first.ms) for i in range(count)]
+            found += [Outcome(word, id, attempt=attempt) for id in ids]
+        elif word in ("cancelling", "stored"):
+            found.append(Outcome(word, detail=" ".join(rest)))
+        else:
+            found += [Outcome(word, detail=" ".join(rest[1:]))] * int(rest[0])
+    return found
+
+
+def same_outcomes(found: Sequence[Outcome], should: Sequence[Outcome]) -> bool:
+    """`full` may name any of the groups that are in the way."""
+
+    def settled(is_: Outcome, wanted: Outcome) -> Outcome:
+        return is_ if wanted.word == "full" and is_.detail in wanted.detail.split("|") else wanted
+
+    return len(found) == len(should) and all(
+        is_ == settled(is_, wanted) for is_, wanted in zip(found, should, strict=True)
+    )
+
+
+def made(line: bytes) -> Made:
+    event = json.loads(b"{" + line)
+    assert set(event) <= {"type", "attempt", "data"}
+    return Made(event["type"], event["data"].get("reason", ""), event.get("attempt", 0))
