@@ -90,7 +90,7 @@ class Unit:
     a: bytes | str | int = b""  # fail: error (JSON); retry, later, defer: delay in ms; park: ask
     b: bytes | str = b""  # feed ID of run.queued, where the entry goes on
     c: bytes = b""  # its payload
-    outputs: Sequence[Output] = ()
+    outputs: Sequence[Output] = ()  # of finish alone
 
 
 class Settled(NamedTuple):
@@ -121,10 +121,8 @@ def settle_command(
             call.add_run(unit.run)
             args += (unit.run, unit.entry, unit.exec, unit.verb)
             args += _VERB_ARGS[unit.verb](unit)
-            if unit.outputs:
+            if unit.verb == "finish":
                 _add_outputs(call, keyspace, partition, unit.outputs)
-            elif unit.verb == "finish":
-                args += (0, 0)
     return call.command(script, keyspace.layout, limits)
 
 
@@ -145,6 +143,9 @@ _VERB_ARGS: Final[Mapping[Verb, Callable[[Unit], Sequence[bytes | str | int]]]] 
 
 
 def _add_outputs(call: Packing, keyspace: Keyspace, partition: int, outputs: Sequence[Output]) -> None:
+    if not outputs:
+        call.args += (0, 0)
+        return
     here = [output for output in outputs if keyspace.number(output.run) == partition]
     elsewhere = [output for output in outputs if keyspace.number(output.run) != partition]
     call.args.append(len(here))
