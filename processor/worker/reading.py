@@ -16,7 +16,9 @@ from processor.worker.places import Places
 __all__ = ["Reading"]
 
 log = structlog.get_logger("tailrace.worker")
-BLOCK_SECONDS: Final = 0.5  # when every stream is named: nothing that is added meanwhile goes unnoticed; a stop waits as long
+BLOCK_SECONDS: Final = (
+    0.5  # when every stream is named: nothing that is added meanwhile goes unnoticed; a stop waits as long
+)
 ROUND_SECONDS: Final = 0.1  # when the others that may be named were just found empty: they are looked at that often
 FULL_SECONDS: Final = 0.02  # when a task is left out: what comes free meanwhile is not noticed
 ANSWER_SECONDS: Final = 5.0  # behind the end of a block
@@ -38,14 +40,15 @@ class Reading:
         self._in_turn = self._streams  # those named longest ago first
         self._has_groups = False
         self._is_deep = False  # the last read was given all that it asked for
-        self._empty: set[_Stream] = set()  # found so since an entry came
+        self._empty: set[_Stream] = set()  # found so in this round
+        self._is_round_over = False
 
     def _key(self, stream: _Stream) -> str:
         return self._keyspace.partitions[stream[0]].work(stream[1])
 
     @property
     def all_empty(self) -> bool:
-        """Whether each stream was found empty since the last entry came."""
+        """Whether each stream was found empty, and nothing came since the first of them was."""
         return len(self._empty) == len(self._streams)
 
     async def read(self, *, block: bool = True) -> list[Taken]:
@@ -55,7 +58,10 @@ class Reading:
             return []
         if not self._has_groups:
             await self._make_groups()
+        if self._is_round_over or self.all_empty:
+            self._empty.clear()
         seconds = self._block_seconds(rest) if block else 0
+        self._is_round_over = seconds > 0  # and the next one begins
         command: list[str | int] = ["XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", count]
         if seconds:
             command += ("BLOCK", int(seconds * 1000))
@@ -69,12 +75,7 @@ class Reading:
             return []
         found = [entry for name, entries in reply or () for entry in self._taken(name, entries)]
         self._is_deep = len(found) == len(streams) * count
-        if found:
-            self._empty = set()
-        elif seconds:
-            self._empty = set(streams)
-        else:
-            self._empty |= set(streams)
+        self._empty = set() if found else self._empty | set(streams)
         return found
 
     def _choose(self) -> tuple[list[_Stream], int, list[_Stream]]:

@@ -94,7 +94,7 @@ class Worker:
         try:
             async with asyncio.timeout(None) as self._main:
                 while not self.stopping.is_set():
-                    idle = await self.step(block=not burst)  # who waits for the end looks at every stream in turn
+                    idle = await self.step()
                     if burst and idle and await self._is_done():
                         break
         except TimeoutError:

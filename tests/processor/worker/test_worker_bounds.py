@@ -253,3 +253,32 @@ async def test_no_place_is_lost(tail: Tailrace, seed: int) -> None:
         await until(lambda: not len(worker.registry), "nothing is held", 10)
         assert worker.places.taken == 0
         assert worker.places.free("work") == 5
+
+
+@pytest.mark.parametrize("burst", [False, True])
+async def test_a_busy_narrow_task_costs_few_reads(tail: Tailrace, burst: bool) -> None:
+    """While a task has no free place its worker looks at the others some times in a second, not all the time."""
+    reads: list[int] = []
+
+    @tail.task(concurrency=1)
+    async def narrow(run: Run[Any]) -> None:
+        reads.append(await _reads(tail))
+        await asyncio.sleep(0.5)
+        reads.append(await _reads(tail))
+
+    @tail.task
+    async def wide(run: Run[Any]) -> None: ...
+
+    run = await narrow.start()
+    worker = Worker(tail)
+    running = asyncio.create_task(worker.run(burst=burst))
+    await run.result(5)
+    worker.stop()
+    await running
+    assert reads[1] - reads[0] < 100
+
+
+async def _reads(tail: Tailrace) -> int:
+    stats = await (await tail.session()).redis.info("commandstats")
+    calls: int = stats["cmdstat_xreadgroup"]["calls"]
+    return calls
