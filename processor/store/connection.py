@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 from urllib.parse import urlsplit
@@ -19,7 +19,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -32,7 +32,19 @@ from processor.core.errors import (
     SettingsError,
 )
 
-__all__ = ["Address", "Wire", "commands", "execute", "pack", "redact", "server_error", "speaking_of", "uncancelled"]
+__all__ = [
+    "Address",
+    "OneConnection",
+    "Wire",
+    "commands",
+    "execute",
+    "one_connection",
+    "pack",
+    "redact",
+    "server_error",
+    "speaking_of",
+    "uncancelled",
+]
 
 T = TypeVar("T")
 
@@ -247,7 +259,7 @@ def commands(address: Address) -> Redis:
     return Redis.from_pool(pool)  # so that closing the client closes the pool
 
 
-async def execute(redis: Redis, *command: bytes | str | int) -> Any:
+async def execute(redis: Redis | OneConnection, *command: bytes | str | int) -> Any:
     """A raw command; the reply as RESP2 has it."""
     untyped: Any = redis
     return await uncancelled(untyped.execute_command(*command))
@@ -270,6 +282,41 @@ async def uncancelled(call: Awaitable[T]) -> T:
     finally:
         if task is not None and task.cancelling() > before:
             raise asyncio.CancelledError
+
+
+class OneConnection:
+    """Commands over one connection, none of them sent again; replies as RESP2 has them. Use it by `one_connection`."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self.is_clean = True  # nothing is under way on it
+
+    async def execute_command(self, *command: bytes | str | int) -> Any:
+        """Raises redis-py's errors; behind one of the connection nothing may be asked any more."""
+        assert self.is_clean, "the connection was lost, or an answer is outstanding"
+        self.is_clean = False
+        await self._connection.send_command(*command)
+        try:
+            reply = await self._connection.read_response()
+        except ResponseError:
+            self.is_clean = True
+            raise
+        self.is_clean = True
+        return reply
+
+
+@asynccontextmanager
+async def one_connection(redis: Redis) -> AsyncIterator[OneConnection]:
+    """A connection of the client's pool, for what must not reach a server that came back with less than was read before."""
+    pool: Any = redis.connection_pool
+    connection = await pool.get_connection()
+    one = OneConnection(connection)
+    try:
+        yield one
+    finally:
+        if not one.is_clean:
+            await connection.disconnect(nowait=True)
+        await pool.release(connection)
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 Relays need no lock: an entry is taken only behind the one before it, so late and doubled calls change nothing. What was
 relayed stays in the outbox for a while, since its target may yet lose it; it goes when the target's mark, asked again, still
-covers it.
+covers it. Reads and relays go over one connection: the server that takes an entry is the one that has it in its outbox,
+and not one that came back without its last second, which would never go on behind it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import hiredis
 import structlog
 
 from processor.core.events import Fields
-from processor.store.connection import execute
+from processor.store.connection import OneConnection, execute, one_connection
 from processor.store.executing import Output
 from processor.store.runs import Space
 from processor.store.scripts import Packing, Scripts
@@ -53,27 +54,31 @@ class Relay:
 
     async def relay(self, source: int) -> int:
         """Takes on what waits in a partition's outbox. Returns how many entries were taken by their targets."""
-        taken = 0
         try:
-            while page := await self._read(source, self._reached.get(source, "0-0")):
-                for target in {entry.target for entry in page}:
-                    taken += await self._send(source, target, [entry for entry in page if entry.target == target])
-                self._reached[source] = page[-1].id
+            async with one_connection(self._space.redis) as redis:
+                return await self._relay(redis, source)
         except BaseException:
             self._reached.pop(source, None)
             raise
+
+    async def _relay(self, redis: OneConnection, source: int) -> int:
+        taken = 0
+        while page := await self._read(redis, source, self._reached.get(source, "0-0")):
+            for target in {entry.target for entry in page}:
+                taken += await self._send(redis, source, target, [entry for entry in page if entry.target == target])
+            self._reached[source] = page[-1].id
         return taken
 
-    async def _read(self, source: int, after: str) -> list[_Entry]:
+    async def _read(self, redis: OneConnection, source: int, after: str) -> list[_Entry]:
         outbox = self._space.keys.partitions[source].outbox
-        found = await execute(self._space.redis, "XRANGE", outbox, f"({after}", "+", "COUNT", PAGE)
+        found = await execute(redis, "XRANGE", outbox, f"({after}", "+", "COUNT", PAGE)
         return [_entry(id.decode(), _fields(fields)) for id, fields in found]
 
-    async def _send(self, source: int, target: int, entries: Sequence[_Entry]) -> int:
+    async def _send(self, redis: OneConnection, source: int, target: int, entries: Sequence[_Entry]) -> int:
         """Sends a target's entries in order, from the one that it lacks."""
         taken = 0
         while entries:
-            answers = await self._call(source, target, entries)
+            answers = await self._call(redis, source, target, entries)
             for entry, answer in zip(entries, answers, strict=False):
                 word, _, detail = answer.partition(" ")
                 if word == "dropped":
@@ -82,7 +87,7 @@ class Relay:
             if not answers[-1].startswith("hole"):
                 return taken
             mark = answers[-1].partition(" ")[2]
-            again = await self._behind(source, target, mark)
+            again = await self._behind(redis, source, target, mark)
             if not again or again[0].before != mark:
                 # The mark is of an entry that this outbox lost, or never had: nothing can be told apart any more.
                 log.error("outbox_broken", source=source, target=target, mark=mark)
@@ -90,17 +95,17 @@ class Relay:
             entries = again
         return taken
 
-    async def _behind(self, source: int, target: int, mark: str) -> list[_Entry]:
+    async def _behind(self, redis: OneConnection, source: int, target: int, mark: str) -> list[_Entry]:
         """Entries for the target behind its mark, a page of them."""
         after = mark
-        while page := await self._read(source, after):
+        while page := await self._read(redis, source, after):
             found = [entry for entry in page if entry.target == target]
             if found:
                 return found
             after = page[-1].id
         return []
 
-    async def _call(self, source: int, target: int, entries: Sequence[_Entry]) -> list[str]:
+    async def _call(self, redis: OneConnection, source: int, target: int, entries: Sequence[_Entry]) -> list[str]:
         keyspace, scripts = self._space.keys, self._space.scripts
         keys = keyspace.partitions[target]
         call = Packing.of(keys, keys.marks)
@@ -110,23 +115,28 @@ class Relay:
             call.args += (entry.before, entry.id, entry.output.run)
             call.add_events(entry.output.events)
         script = scripts.named("relay")
-        answers = await scripts.send(script, call.command(script, keyspace.layout, scripts.limits))
+        over = Scripts(redis, scripts.limits, shebang=scripts.shebang)
+        answers = await over.send(script, call.command(script, keyspace.layout, scripts.limits))
         return [answer.decode() for answer in answers]
 
     async def clear(self, source: int) -> int:
         """Deletes what was taken long enough ago and is still covered by its target's mark. Returns how many."""
+        async with one_connection(self._space.redis) as redis:
+            return await self._clear(redis, source)
+
+    async def _clear(self, redis: OneConnection, source: int) -> int:
         partitions = self._space.keys.partitions
-        seconds, _ = await execute(self._space.redis, "TIME")
+        seconds, _ = await execute(redis, "TIME")
         old = f"{int((int(seconds) - KEEP_SECONDS) * 1000)}"
-        found = await execute(self._space.redis, "XRANGE", partitions[source].outbox, "-", old, "COUNT", PAGE)
+        found = await execute(redis, "XRANGE", partitions[source].outbox, "-", old, "COUNT", PAGE)
         entries = [_entry(id.decode(), _fields(fields)) for id, fields in found]
         marks: dict[int, str] = {}
         for target in {entry.target for entry in entries}:
-            mark = await execute(self._space.redis, "HGET", partitions[target].marks, source)
+            mark = await execute(redis, "HGET", partitions[target].marks, source)
             marks[target] = mark.decode() if mark else "0-0"
         gone = [entry.id for entry in entries if _parts(entry.id) <= _parts(marks[entry.target])]
         if gone:
-            await execute(self._space.redis, "XDEL", partitions[source].outbox, *gone)
+            await execute(redis, "XDEL", partitions[source].outbox, *gone)
         return len(gone)
 
 

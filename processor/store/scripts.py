@@ -17,7 +17,7 @@ from redis.exceptions import NoScriptError
 from processor.core.events import Fields, is_increment
 from processor.core.keys import PartitionKeys
 from processor.core.settings import Settings
-from processor.store.connection import execute
+from processor.store.connection import OneConnection, execute
 
 __all__ = [
     "Batch",
@@ -226,7 +226,7 @@ Cancelled = tuple[Literal["asked", "ended", "unknown", "corrupt"], str]
 class Scripts:
     """Callers of the scripts that are not on the hot path, through a redis-py client."""
 
-    def __init__(self, redis: Redis, limits: Limits, *, shebang: bool) -> None:
+    def __init__(self, redis: Redis | OneConnection, limits: Limits, *, shebang: bool) -> None:
         self._redis = redis
         self.limits = limits
         self.shebang = shebang

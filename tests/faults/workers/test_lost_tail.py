@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from contextlib import suppress
 
 import pytest
 
 from processor.store.scripts import load_script
 from tests.faults.workers.oracle import MARK
-from tests.faults.workers.world import World, the_world
+from tests.faults.workers.program import accepted_in
+from tests.faults.workers.world import SHORT_OR_LONG, World, the_world
 from tests.support.proxy import fault_proxy
 from tests.support.until import until
 
 MARKS = 3
 APPENDS = b"tailrace-append"  # name of the connection
 PATIENCE = 1.5  # seconds
+EFFECTS = 12
 
 
 @pytest.mark.xfail(strict=True, reason="settle does not yet ask whether the live events before it are still there")
@@ -44,3 +48,43 @@ async def _marks(world: World, run: str, count: int) -> bool:
     """Whether so many live events of the run are there."""
     feed = (await world.history()).feeds[run]
     return sum(event.type == MARK for event in feed) == count
+
+
+@SHORT_OR_LONG
+async def test_lost_tails(seconds: float) -> None:
+    """The server dies and has forgotten what it acknowledged a moment ago, again and again: nothing that producers and
+    workers alive know of is lost, and no effect lands twice."""
+    async with the_world(visibility_seconds=1.0) as world:
+        await world.begin_workers(3)
+        await world.begin_producer(pause=0.02)
+        await world.begin_producer(pause=0.05, input={"fails": 1})
+        end, lost = time.monotonic() + seconds, 0
+        while time.monotonic() < end:
+            await world.goes_on(world.rng.randint(1, 100))
+            kept = world.aof_bytes()
+            await asyncio.sleep(world.rng.uniform(0, 0.4))  # producers keep what they were told for 3 s
+            forgotten = world.aof_bytes() - kept
+            await world.lose_tail(kept)
+            lost += forgotten
+            for order, _ in world.producers:  # each is connected again, so it has sent again what it knows
+                told = len(accepted_in(order))
+                await until(lambda order=order, told=told: len(accepted_in(order)) > told + 5, "producers go on", 20)  # type: ignore[misc]
+        await world.verdict()
+        print(f"  the server forgot {lost} bytes")
+        assert lost > 0
+
+
+async def test_nothing_is_relayed_from_memory() -> None:
+    """An effect was on its way to another partition when the server forgot it: it lands with the attempt that is kept."""
+    relay = load_script("relay").sha
+    async with the_world(visibility_seconds=120.0) as world, fault_proxy(world.server.socket) as proxy:
+        await world.begin_worker(url=proxy.url)
+        runs = await world.runs_of("silent", EFFECTS, gate="g")
+        await until(lambda: world.begun(*runs) == EFFECTS, "all are executed", 20)
+        kept = world.aof_bytes()
+        proxy.hold_at(relay)
+        world.open_gate("g")
+        await until(lambda: proxy.holds, "an effect is on its way", 20)
+        await world.lose_tail(kept)
+        proxy.let_go()
+        await world.verdict(deadline=10)
