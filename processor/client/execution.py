@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from processor.core.errors import (
     TailraceError,
 )
 from processor.core.events import Draft, compose, draft
+from processor.core.failure import failure, short, text_of, words_of
 from processor.core.json import dumps
 from processor.core.start import start_hash
 from processor.store.executing import Unit
@@ -45,7 +45,6 @@ __all__ = ["Execution", "Job"]
 
 log = structlog.get_logger("tailrace.run")
 STOP_SECONDS: Final = 1.0  # what a function may take to clean up, and its end to go out, when the process ends
-TRACEBACK_CHARS: Final = 8000
 _PROCESS_ENDED: Final = {"error": "its process ended", "reason": "shutdown"}
 
 
@@ -200,7 +199,7 @@ class Execution:
         if isinstance(error, (RunClosed, StaleAttempt)) and error.run == self._run.id:
             raise error
         if isinstance(error, GiveUp):
-            await self._fail(str(error) or "given up", "given_up")
+            await self._fail(text_of(error) or "given up", "given_up")
             return True
         if isinstance(error, RetryLater):
             await self._retry("later", None, error.seconds)
@@ -208,9 +207,9 @@ class Execution:
         self._failed_tries += 1
         if isinstance(error, job.retry.never) or self._failed_tries >= job.retry.attempts:
             reason = "timeout" if isinstance(error, TimeoutError) else "error"
-            await self._fail(_words(error), reason, error)
+            await self._fail(words_of(error), reason, error)
             return True
-        await self._retry("error", _words(error), job.retry.delay_seconds(self._failed_tries, random.random()))
+        await self._retry("error", words_of(error), job.retry.delay_seconds(self._failed_tries, random.random()))
         return False
 
     async def _finish(self, data: bytes) -> IllegalEvent | None:
@@ -290,7 +289,7 @@ class Execution:
         if isinstance(error, (asyncio.CancelledError, KeyboardInterrupt, SystemExit)):
             await self._end("run.failed", _PROCESS_ENDED, hurry=True)
         elif not (isinstance(error, (RunClosed, StaleAttempt)) and error.run == self._run.id):
-            await self._fail(_words(error), "error", error)
+            await self._fail(words_of(error), "error", error)
 
     def _tell_elsewhere(self, how: str, error: BaseException | None) -> None:
         """Raises what became of the run, unless the block is left by an exception of its own."""
@@ -320,10 +319,7 @@ class Execution:
             log.info("run_ended_elsewhere", run=self._run.id, why=error.code)
 
     async def _fail(self, words: str, reason: str, error: BaseException | None = None) -> None:
-        data = {"error": words, "reason": reason}
-        if error is not None:
-            data["traceback"] = "".join(traceback.format_exception(error))[-TRACEBACK_CHARS:]
-        await self._end("run.failed", data)
+        await self._end("run.failed", failure(words, reason, error))
 
     async def _end(self, type: str, data: Mapping[str, object], *, hurry: bool = False) -> None:
         event = self._ending(type, data)
@@ -388,10 +384,6 @@ async def same_start(run: Run[Any], start: str) -> bool:
     raise RunExists(f"run {run.id} was started with another task or input.", remedy="Choose another id.", run=run.id)
 
 
-def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
 def _short_json(error: bytes, data: Mapping[str, object]) -> bytes:
     """The hash keeps the first words of an error; the event has it all."""
-    return error if len(error) <= 512 else dumps(str(data.get("error", ""))[:250] + "…")
+    return error if len(error) <= 512 else dumps(short(str(data.get("error", ""))))

@@ -29,6 +29,7 @@ from processor.core.errors import (
     StaleAttempt,
 )
 from processor.core.events import GAP, Event, Fields, draft, plain, text_payload, text_tail
+from processor.core.failure import words_of
 from processor.core.json import dumps, loads
 from processor.core.lifecycle import TERMINAL
 from processor.core.names import check_labels, check_name, check_run, check_type, is_text
@@ -202,7 +203,7 @@ class Run(Generic[R]):
         try:
             yield
         except BaseException as error:
-            self._close_part("step.finished", {"step": step, "error": _words(error)})
+            self._close_part("step.finished", {"step": step, "error": words_of(error)})
             raise
         self._send("step.finished", {"step": step})
 
@@ -218,7 +219,7 @@ class Run(Generic[R]):
         try:
             yield call
         except BaseException as error:
-            self._close_part("tool.error", {"tool": call.id, "error": _words(error)})
+            self._close_part("tool.error", {"tool": call.id, "error": words_of(error)})
             raise
         if not call.answered:
             call.result(None)
@@ -532,7 +533,3 @@ def _check_ask(ask: str, field: str) -> None:
             field=field,
             value=ask,
         )
-
-
-def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

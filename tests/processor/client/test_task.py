@@ -568,3 +568,19 @@ async def test_a_renewed_owner_is_not_lost(brisk: Tailrace) -> None:
 
     with anyio.fail_after(10):
         assert await (await slow.start_here()).result() == "done"
+
+
+async def test_an_error_without_text(tail: Tailrace) -> None:
+    """An error whose own code fails when it is to be told fails its run at once, by its name."""
+
+    class NoText(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    @tail.task(retry=1)
+    async def work(run: Run[Any]) -> None:
+        raise NoText
+
+    run = await work.start_here()
+    with pytest.raises(RunFailed, match="NoText"):
+        await run.result(5)
