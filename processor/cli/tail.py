@@ -92,9 +92,20 @@ async def follow_runs(
 async def _follow(out: Output, client: Tailrace, run: str, viewing: Viewing, after: str | None, label: str) -> int:
     view = View(out, label)
     code = DONE
+    # Text of attempts that are over already is void; what has been printed of one that ends from here on stays.
+    attempt = (await client.run(run).state()).attempt if viewing.text else 0
+    printed = False
     async for event in client.run(run).follow(after=after):
         if event.ends in ("failed", "cancelled"):
             code = FAILED
+        if viewing.text and text_of(event):
+            if event.attempt and event.attempt < attempt:
+                continue
+            if event.attempt and event.attempt > attempt and printed:
+                out.raw(b"\n")
+                out.say(f"{run}: attempt {event.attempt} begins again; the text before this line is void")
+            attempt = max(attempt, event.attempt or 0)
+            printed = True
         if viewing.wants(event):
             shown(out, view, event, viewing)
     view.close()

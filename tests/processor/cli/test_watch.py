@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tests.processor.cli.conftest import Cli, Terminal
@@ -60,6 +61,41 @@ async def test_tail_filters(cli: Cli) -> None:
     tools = await cli("tail", "r", "--type", "tool.*", "--type", "log")
     assert [e["type"] for e in tools.records] == ["tool.started", "tool.ready", "tool.result", "log"]
     assert (await cli("tail", "r", "--text")).out == "Because.\nSo it is."
+
+
+AGAIN = """\
+import asyncio
+from pathlib import Path
+
+from tailrace import Retry, Run, Tailrace
+
+tail = Tailrace()
+
+
+@tail.task(retry=Retry(base_seconds=0.1))
+async def again(run: Run) -> None:
+    run.write(f"attempt {run.attempt}")
+    if run.attempt == 1:
+        while not Path("go").exists():
+            await asyncio.sleep(0.02)
+        raise ValueError
+"""
+
+
+async def test_text_of_an_attempt_that_is_over_is_void(cli: Cli, tmp_path: Path) -> None:
+    """--text leaves out what is void when it begins; where an attempt ends later, a line says so on stderr."""
+    (tmp_path / "tasks.py").write_text(AGAIN)
+    await cli.here("start", "again", "--id", "r")
+    live = cli.begin("tail", "r", "--text")
+    worker = cli.begin("worker", "tasks:tail")
+    await live.says("attempt 1", 20)
+    (tmp_path / "go").touch()
+    assert await live.ended() == 0
+    assert live.out == "attempt 1\nattempt 2"
+    assert live.err == "r: attempt 2 begins again; the text before this line is void\n"
+    assert (await cli("tail", "r", "--text")).out == "attempt 2"
+    worker.process.terminate()
+    assert await worker.ended() == 0
 
 
 async def test_tail_at_a_terminal(cli: Cli, terminal: Callable[..., Terminal]) -> None:
