@@ -84,6 +84,8 @@ def purge(
     if places:
         of = f" of {task}" if task is not None else ""
         confirm(out, f"Delete {_letters(len(places))}{of} for good?")
+    else:
+        out.say("no such dead letters; `tailrace dead list` has those there are")
     deleted = wait_for(_purge(out, places)) if places else 0
     if out.pretty:
         out.line(f"{_letters(deleted)} deleted")
@@ -162,7 +164,9 @@ async def _list(out: Output, wanted: Wanted, limit: int | None) -> None:
     if more:
         out.say(f"the newest {limit}; --all lists every one")
     if not found:
-        out.say("no dead letters")
+        out.say(
+            "no dead letters" if wanted == Wanted() else "no such dead letters; `tailrace dead list` has all of them"
+        )
 
 
 def _row(letter: DeadLetter, now: datetime) -> list[str | Text]:
@@ -229,7 +233,7 @@ async def _requeue(out: Output, wanted: Wanted, runs: Sequence[str]) -> int:
                     words.append(answer.word)
     done = words.count("requeued")
     stay = len(words) - done - words.count("gone")
-    out.say(f"{_letters(done)} requeued" + (f", {stay} could not be and stay" if stay else ""))
+    out.say(f"{_letters(done)} requeued" + (f", {stay} could not be and stay" if stay else _none_fits(places)))
     return FULL if "full" in words else REFUSED if stay else DONE
 
 
@@ -262,6 +266,10 @@ async def _purge(out: Output, places: Sequence[Place]) -> int:
         session = await tail.session()
         with speaking_of(session.server.address.url):
             return await store.purge(session, places)
+
+
+def _none_fits(places: Sequence[Place]) -> str:
+    return "" if places else ": none is so; `tailrace dead list` has those there are"
 
 
 def _letters(count: int) -> str:

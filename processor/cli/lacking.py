@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Sequence
+from difflib import get_close_matches
 from socket import gethostname
 from typing import TYPE_CHECKING, Final
 
@@ -42,12 +43,17 @@ def tells(workers: Workers, worker: Worker) -> bool:
 def no_task(queued: Queued, modules: Sequence[str], found: Collection[str]) -> NoTask:
     """modules: what this worker imported. found: the tasks that it has."""
     runs = f"{queued.runs} runs wait" if queued.runs != 1 else "1 run waits"
-    package = modules[0].rpartition(".")[0]
-    other = f"{package}.{queued.task}s" if package else f"{queued.task}s"
+    remedy = (
+        "A task exists once its module is imported: add the one that has it to Tailrace(imports=[…]), "
+        "or start a worker for it: tailrace worker MODULE:TAIL"
+    )
+    for near in get_close_matches(queued.task, found, n=1):
+        listing = f"tailrace runs --task {queued.task}"
+        remedy = f"Perhaps {near} was meant: `{listing}` lists them, `tailrace cancel` ends them.   Else: {remedy}"
     return NoTask(
         f'{runs} for task "{queued.task}" (oldest {ago(queued.oldest_ms / 1000)}), which this worker does not have. '
         f"It imported {', '.join(modules)} and found: {', '.join(sorted(found)) or 'none'}.",
-        remedy=f'A task exists once its module is imported: Tailrace(imports=["{other}"]), or tailrace worker {other}:tail',
+        remedy=remedy,
     )
 
 

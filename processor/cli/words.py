@@ -24,6 +24,7 @@ __all__ = [
     "took",
 ]
 
+ANY_JSON = """Quote it for the shell: '{"text": "hello"}', '"a string"', 42 or null."""
 _UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z")
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "": 1}
 
@@ -100,7 +101,7 @@ def parse_labels(pairs: Sequence[str]) -> Mapping[str, str]:
     return check_labels(labels, field="--label")
 
 
-def parse_json(text: str, *, field: str) -> object:
+def parse_json(text: str, *, field: str, remedy: str = ANY_JSON) -> object:
     """Raises BadInput with the place of the fault."""
 
     def refuse(word: str) -> object:
@@ -109,7 +110,6 @@ def parse_json(text: str, *, field: str) -> object:
     try:
         return json.loads(text, parse_constant=refuse)
     except ValueError as error:
-        remedy = """Quote it for the shell: '{"text": "hello"}', '"a string"', 42 or null."""
         raise BadInput(f"{field} is no JSON: {error}.", remedy=remedy, field=field, value=text[:200]) from None
 
 

@@ -177,6 +177,8 @@ async def test_requeue(cli: Cli, grave: Grave) -> None:
     assert (ended.code, ended.err) == (0, "2 dead letters requeued\n")
     assert [(record["run"], record["task"]) for record in ended.records] == [("run-0", "charge"), ("run-2", "charge")]
     assert set(await listed(cli)) == {"run-1", "run-3", "other"}
+    nothing = await cli.here("dead", "requeue", "nobody")
+    assert nothing.err == "0 dead letters requeued: none is so; `tailrace dead list` has those there are\n"
     queued = (await cli.here("runs", "--status", "queued", "--json")).records
     assert {record["run"] for record in queued} == {record["requeued"] for record in ended.records}
 
@@ -243,7 +245,9 @@ async def test_purge_in_a_pipe_needs_yes(cli: Cli, grave: Grave) -> None:
     ended = await cli.here("dead", "purge", "--error", "Value*", "--yes")
     assert (ended.code, ended.records) == (0, [{"purged": 1}])
     assert await listed(cli) == ["b"]
-    assert (await cli.here("dead", "purge", "nobody")).records == [{"purged": 0}]
+    nothing = await cli.here("dead", "purge", "nobody")
+    assert nothing.records == [{"purged": 0}]
+    assert nothing.err == "no such dead letters; `tailrace dead list` has those there are\n"
 
 
 async def test_a_full_server_is_told(cli: Cli, grave: Grave) -> None:

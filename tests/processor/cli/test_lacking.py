@@ -71,6 +71,9 @@ def test_its_words() -> None:
     assert str(error) == (
         '12 runs wait for task "crawl" (oldest 41 s), which this worker does not have. '
         "It imported shop.tasks and found: charge, crawls.\n"
-        '  A task exists once its module is imported: Tailrace(imports=["shop.crawls"]), or tailrace worker shop.crawls:tail'
+        "  Perhaps crawls was meant: `tailrace runs --task crawl` lists them, `tailrace cancel` ends them.   "
+        "Else: A task exists once its module is imported: add the one that has it to Tailrace(imports=[…]), "
+        "or start a worker for it: tailrace worker MODULE:TAIL"
     )
+    assert "Perhaps" not in str(no_task(QUEUED[1], ["shop.tasks"], ["charge"]))
     assert no_task(Queued("x", 1, 0), ["tasks"], []).message.startswith('1 run waits for task "x" (oldest 0 s)')

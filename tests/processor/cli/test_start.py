@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from processor.client.tailrace import Tailrace
+from processor.store.workers import announce, worker_here
 from tests.processor.cli.conftest import Cli
 
 
@@ -43,3 +45,21 @@ async def test_follow(cli: Cli) -> None:
     await cli.here("cancel", "x", "--reason", "enough")
     assert await program.ended() == 1
     assert '"type":"run.cancelled","data":{"reason":"enough"}' in program.out
+
+
+async def test_what_does_not_fit_is_told_how(cli: Cli) -> None:
+    """Input is parameters by name: both refusals say so, and how to quote them."""
+    for given in ("prompt=hello", '"hello"'):
+        ended = await cli.here("start", "answer", given)
+        assert ended.code == 2
+        assert """Give parameters by name, quoted for the shell: '{"prompt": "why?"}'""" in ended.err
+
+
+async def test_a_name_that_looks_like_a_task(cli: Cli) -> None:
+    """Where no worker has the task, one that looks alike is named; where nothing does, or it has workers, none is."""
+    async with Tailrace(cli.url) as tail:
+        await announce(await tail.session(), worker_here("web-1-aaaaaa", ["answer", "charge"], places=1))
+    ended = await cli.here("start", "answr", "--id", "x")
+    assert ended.err.splitlines()[1] == "  Perhaps answer was meant; `tailrace cancel x` takes this one back."
+    for task in ("answer", "crawl"):
+        assert "Perhaps" not in (await cli.here("start", task)).err
