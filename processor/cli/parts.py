@@ -40,7 +40,7 @@ class Parts:
         self.url = http_url(settings.host, port_of(listener)) if listener is not None else None
         base = Kept(
             command=(),
-            env=_environment(settings),
+            env=_environment(settings, color=out.options.color),
             stdout=sys.stderr.fileno(),
             reload=reload,
             drain_seconds=settings.drain_seconds,
@@ -84,7 +84,7 @@ class Parts:
             )
 
 
-def _environment(settings: Settings) -> Mapping[str, str]:
+def _environment(settings: Settings, *, color: bool) -> Mapping[str, str]:
     """What `up` was told by flags, and what it brought itself. Keys are read from the data folder."""
     told = {
         "redis_url": settings.redis_url,
@@ -92,4 +92,5 @@ def _environment(settings: Settings) -> Mapping[str, str]:
         "data_dir": settings.data_dir,
         "public_url": settings.public_url or http_url(settings.host, settings.port),
     }
-    return {variable_of(name): str(value) for name, value in told.items() if value is not None}
+    plain = {} if color else {"NO_COLOR": "1"}
+    return {variable_of(name): str(value) for name, value in told.items() if value is not None} | plain

@@ -115,6 +115,8 @@ def _tell_environment(options: Options) -> None:
     for name, value in (("redis_url", options.redis_url), ("namespace", options.namespace)):
         if value is not None:
             os.environ[variable_of(name)] = value
+    if not options.color:
+        os.environ["NO_COLOR"] = "1"
 
 
 async def _keep(out: Output, settings: Settings, order: Order, processes: int, *, reload: bool) -> int:
