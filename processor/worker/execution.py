@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-import time
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import structlog
@@ -16,11 +14,11 @@ from processor.client.effects import Effects
 from processor.client.run import Run
 from processor.core.backoff import GiveUp, RetryLater
 from processor.core.errors import BadEvent, BadInput, IllegalEvent, RunClosed, StaleAttempt, TailraceError
-from processor.core.events import compose
-from processor.core.failure import failure, short, text_of, words_of
+from processor.core.failure import text_of, words_of
 from processor.core.json import dumps, loads
-from processor.store.executing import Begun, Settled, Taken, Unit, Verb
+from processor.store.executing import Begun, Settled, Taken, Unit
 from processor.store.writer import Sent, Writer
+from processor.worker.units import Units
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,6 +70,7 @@ class Execution:
         "_parks",
         "_stopped",
         "_stopped_at",
+        "_units",
         "_waits",
         "_writer",
         "ask",
@@ -95,6 +94,7 @@ class Execution:
         self.waits_since: float | None = None  # for an answer or another run, since when
         self.deadline = float("inf")
         self._begun = Begun("")
+        self._units = Units(taken)
         self._effects = Effects(taken.run, self._put_live, crew.session.producer.max_event_bytes)
         self._inner: asyncio.Task[None] | None = None
         self._writer: Writer | None = None
@@ -126,7 +126,8 @@ class Execution:
     def begin(self, begun: Begun) -> None:
         """start was answered `go`."""
         self._begun = begun
-        self.exec = f"{begun.attempt}-{self.nonce}"
+        self.exec = self._units.exec = f"{begun.attempt}-{self.nonce}"
+        self._units.attempt = begun.attempt
         self.run._execute_as(begun.attempt, self._open_live, self)
         loop = asyncio.get_running_loop()
         self.deadline = loop.time() + self.task.timeout_seconds
@@ -151,7 +152,7 @@ class Execution:
             self._is_over = True
             unit: Unit | None = await self._finish(result)
         except KeyboardInterrupt:  # somebody ends the process, not this run
-            self._end(self._released())
+            self._end(self._units.release())
             raise
         except BaseException as error:  # noqa: BLE001 - whatever the user's code raises
             self._is_over = True
@@ -161,6 +162,9 @@ class Execution:
     def _end(self, unit: Unit | None) -> None:
         self.run._leave_execution()
         self._crew.over(self)
+        self._settle(unit)
+
+    def _settle(self, unit: Unit | None) -> None:
         if unit is None or self._stopped == "drop":
             self._forget()
         elif unit.verb == "back":
@@ -176,15 +180,15 @@ class Execution:
         if self._writer is not None:
             self.run._end_message()
             await self.run._flush(patiently=True)  # the work is done: a server in trouble is no fault of it
-        payload = compose("run.finished", b'{"result":%b}' % dumps(result), attempt=self._begun.attempt)
+        unit = self._units.finish(dumps(result), self._effects.outputs if self._effects else ())
         limit = self._crew.session.producer.max_event_bytes
-        if len(payload) > limit:
+        if len(unit.payload) > limit:
             raise BadEvent(
-                f"the result of task {self.task.name} has {len(payload):,} bytes; at most {limit:,} are allowed.",
+                f"the result of task {self.task.name} has {len(unit.payload):,} bytes; at most {limit:,} are allowed.",
                 remedy="Store it elsewhere and return where it is, or raise TAILRACE_MAX_EVENT_KIB.",
                 field="result",
             )
-        return self._unit("finish", payload, effects=True)
+        return unit
 
     async def _flushed(self, unit: Unit | None) -> Unit | None:
         """What was written goes out before the end: behind it nothing is taken any more."""
@@ -195,7 +199,7 @@ class Execution:
         except asyncio.CancelledError:
             log.info("flush_cut_short", run=self.taken.run)
         except StaleAttempt:
-            return self._unstarted()
+            return self._units.give_back()
         except TailraceError as error:
             log.warning("write_failed", run=self.taken.run, error=error.message)
         return unit
@@ -214,11 +218,11 @@ class Execution:
         if self._stopped == "drop":
             return None
         if self._stopped == "lost":
-            return self._unstarted()
+            return self._units.give_back()
         if self._stopped == "cancel":
-            return self._unit("stop")
+            return self._units.stop()
         if self._stopped == "release" or (self._is_hurried and is_cancelled):
-            return self._released()
+            return self._units.release()
         if self._stopped == "timeout" and is_cancelled:
             return self._after(TimeoutError(f"it took longer than {self.task.timeout_seconds:g} s"))
         if is_cancelled:
@@ -227,61 +231,24 @@ class Execution:
 
     def _after(self, error: BaseException) -> Unit:
         if isinstance(error, StaleAttempt) and error.run == self.taken.run:
-            return self._unstarted()
+            return self._units.give_back()
         if isinstance(error, RunClosed) and error.run == self.taken.run:
-            return self._unit("stop")
+            return self._units.stop()
         if isinstance(error, GiveUp):
             return self._fail(text_of(error) or "given up", "given_up")
         if isinstance(error, RetryLater):
-            payload = self._retrying("later", None, error.seconds)
-            return self._unit("later", payload, _ms(error.seconds), *self._body)
+            return self._units.later(error.seconds)
         retry, tries, words = self.task.retry, self._begun.tries, words_of(error)
         unfit = isinstance(error, BadInput) and error.field.startswith("input")  # no further try makes it fit
         if unfit or isinstance(error, retry.never) or tries >= retry.attempts:
             return self._fail(words, "timeout" if isinstance(error, TimeoutError) else "error", error)
         delay = retry.delay_seconds(tries, random.random())
         log.info("try_failed", run=self.taken.run, task=self.task.name, attempt=self._begun.attempt, error=words)
-        return self._unit("retry", self._retrying("error", words, delay), _ms(delay), *self._body)
-
-    def _released(self) -> Unit:
-        return self._unit("release", self._retrying("released", None, None), "", *self._body)
-
-    def _unstarted(self) -> Unit:
-        """The server knows nothing of this execution: it was taken over, or the server lost its start. Then the entry is given
-        back; if anybody else has begun it, or settled it, that changes nothing."""
-        return self._given_back(None)
+        return self._units.retry(words, delay)
 
     def _fail(self, words: str, reason: str, error: BaseException | None = None) -> Unit:
         log.warning("run_failed", run=self.taken.run, task=self.task.name, reason=reason, error=words)
-        payload = compose("run.failed", dumps(failure(words, reason, error)), attempt=self._begun.attempt)
-        return self._unit("fail", payload, dumps(short(words)), *self._body)
-
-    def _retrying(self, reason: str, error: str | None, delay_seconds: float | None) -> bytes:
-        data: dict[str, object] = {"reason": reason}
-        if delay_seconds is not None:
-            due = datetime.fromtimestamp(time.time(), UTC) + timedelta(seconds=delay_seconds)
-            data["due"] = due.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        if error is not None:
-            data["error"] = error
-        return compose("run.retrying", dumps(data), attempt=self._begun.attempt + 1)
-
-    @property
-    def _body(self) -> tuple[str, bytes]:
-        return self.taken.queued, self.taken.payload
-
-    def _unit(
-        self,
-        verb: Verb,
-        payload: bytes = b"",
-        a: bytes | str | int = b"",
-        b: str = "",
-        c: bytes = b"",
-        *,
-        effects: bool = False,
-    ) -> Unit:
-        taken = self.taken
-        outputs = self._effects.outputs if effects and self._effects else ()
-        return Unit(taken.run, taken.task, taken.entry, self.exec, verb, payload, a, b, c, outputs)
+        return self._units.fail(words, reason, error)
 
     # Settlement.
 
@@ -291,9 +258,7 @@ class Execution:
                 f"what the handler did to another run was refused: {answer.detail}.", run=self.taken.run
             )
             self._effects = Effects(self.taken.run, self._put_live, self._crew.session.producer.max_event_bytes)
-            unit = self._judged(refused)
-            assert unit is not None
-            self._crew.settle(self.partition, unit, self._settled)
+            self._settle(self._judged(refused))
             return
         if answer.word == "failed":
             log.error("settle_failed", run=self.taken.run, task=self.task.name, message=answer.detail)
@@ -302,7 +267,7 @@ class Execution:
             self._crew.look_again()  # start sets it aside
         elif answer.word == "stale":
             log.warning("settled_too_late", run=self.taken.run, attempt=self._begun.attempt)
-            self._crew.settle(self.partition, self._unstarted(), lambda answer: self._forget())
+            self._settle(self._units.give_back())
             return
         self._forget()
 
@@ -315,12 +280,7 @@ class Execution:
         """It was not started: for another worker now, or (a limit) for anybody after so long."""
         self._is_over = True
         self._crew.over(self)
-        self._crew.settle(self.partition, self._given_back(delay_ms), lambda answer: self._forget())
-
-    def _given_back(self, delay_ms: int | None) -> Unit:
-        verb: Verb = "back" if delay_ms is None else "defer"
-        taken = self.taken
-        return Unit(taken.run, taken.task, taken.entry, taken.seen, verb, b"", delay_ms or 0, *self._body)
+        self._crew.settle(self.partition, self._units.give_back(delay_ms), lambda answer: self._forget())
 
     def forget(self) -> None:
         """start was answered otherwise: somebody else has it, or nobody needs it any more."""
@@ -418,7 +378,7 @@ class Execution:
         """Gives the wait for an answer to the server, if it still waits."""
         if self._parking is None and self.ask and self._parks and self.runs and not self._stopped:
             self._parking = asyncio.get_running_loop().create_future()
-            self._crew.settle(self.partition, self._unit("park", b"", self.ask, *self._body), self._parked)
+            self._crew.settle(self.partition, self._units.park(self.ask), self._parked)
 
     def step_aside(self) -> None:
         """If it waits: to be gone on with elsewhere."""
@@ -435,7 +395,3 @@ class Execution:
                 parking.set_result(None)
         else:
             self._stop("drop")
-
-
-def _ms(seconds: float) -> int:
-    return max(0, int(seconds * 1000))
