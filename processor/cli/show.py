@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
@@ -14,9 +14,12 @@ from processor.cli.opening import reading, wait_for
 from processor.cli.output import Output, output_of, status_text
 from processor.cli.words import clock, in_local_time, took
 from processor.core.ago import ago
-from processor.store.runs import RunState, read_state
+from processor.core.events import Event
+from processor.store.runs import RunState, Space, read_feed, read_state
 
 __all__ = ["show"]
+
+NEAR = 100  # of a waiting run's last events: its question is among them, mostly the very last
 
 
 def show(ctx: typer.Context, run: Annotated[str, typer.Argument(help="ID, or its beginning or end.")]) -> None:
@@ -29,14 +32,27 @@ async def _show(out: Output, text: str) -> int:
         run = await find_run(space, text)
         state = await read_state(space, run)
         assert state is not None  # find_run has just seen it
+        question = await _question(space, state) if out.pretty else ""
     if out.pretty:
-        _describe(out, state)
+        _describe(out, state, question)
     else:
         out.record(state.json())
     return FAILED if state.status in ("failed", "cancelled") else DONE
 
 
-def _describe(out: Output, state: RunState) -> None:
+async def _question(space: Space, state: RunState) -> str:
+    """What it waits for an answer to; nothing where that is too far back in its feed."""
+    if not state.ask or state.status != "waiting":
+        return ""
+    tail = int((state.tail or "0-0").partition("-")[0])
+    for id, payload in reversed(await read_feed(space, state.run, max(1, tail - NEAR + 1), last=tail, count=NEAR)):
+        event = Event[Any](state.run, id, payload)
+        if event.type == "run.waiting" and isinstance(event.data, dict) and event.data.get("ask") == state.ask:
+            return str(event.data.get("question") or "")
+    return ""
+
+
+def _describe(out: Output, state: RunState, question: str) -> None:
     now = datetime.now(UTC)
     age = ago(now.timestamp() - (state.ended or state.updated or state.created) / 1000)
     head = Text.assemble((state.run, "bold"), "  ", status_text(state.status))
@@ -50,7 +66,10 @@ def _describe(out: Output, state: RunState) -> None:
         out.line(f"  Start one: `tailrace worker MODULE:TAIL`.   To need none: `{state.task}.start_here(...)`")
     if state.ask and state.status == "waiting":
         out.line(
-            f"  `tailrace tail {state.run}` shows the question. Answer in the console, or by run.answer(...) or HTTP."
+            Text(f"  {question}", style="magenta") if question else f"  `tailrace tail {state.run}` shows the question."
+        )
+        out.line(
+            f'  Answer in the console, by run.answer(...), or by HTTP: POST …/runs/{state.run}/inputs {{"value": …}}'
         )
     ended = clock(datetime.fromtimestamp(state.ended / 1000, UTC), now) if state.ended else ""
     lines = {

@@ -211,9 +211,17 @@ async def test_show(cli: Cli, terminal: Callable[..., Terminal]) -> None:
 
 
 async def test_show_of_a_run_that_waits_for_a_person(cli: Cli, terminal: Callable[..., Terminal]) -> None:
-    """It says where the question stands and how to answer it."""
+    """It shows the question and how to answer it; a question too far back is where tail shows it."""
     lines = b'{"type":"run.started"}\n{"type":"run.waiting","data":{"ask":"a1","question":"Go on?"}}\n'
     assert (await cli.here("emit", "r", "-", stdin=lines)).code == 0
+    seen = terminal("show", "r", env={"TAILRACE_REDIS_URL": cli.url})
+    assert await seen.ended() == 0
+    assert seen.seen.splitlines()[1:3] == [
+        "  Go on?",
+        '  Answer in the console, by run.answer(...), or by HTTP: POST …/runs/r/inputs {"value": …}',
+    ]
+    more = "\n".join(['{"type":"a.b"}'] * 100).encode()
+    assert (await cli.here("emit", "r", "-", stdin=more)).code == 0
     seen = terminal("show", "r", env={"TAILRACE_REDIS_URL": cli.url})
     assert await seen.ended() == 0
     assert "`tailrace tail r` shows the question." in seen.seen
