@@ -26,7 +26,7 @@ async def test_stopped_workers_leave_no_ghosts() -> None:
     async with the_world(visibility_seconds=600.0) as world:
         await world.begin_worker()
         await world.begin_producer(pause=0.003, burst=2)
-        for _ in range(12):
+        for _ in range(8):
             worker = await world.begin_worker()
             await world.goes_on(world.rng.randint(1, 8))
             await world.stop_worker(worker)
@@ -46,7 +46,7 @@ async def test_ended_loops_leave_no_ghosts(server: TestServer, how: str) -> None
 
     async with tail:
         started: set[str] = set()
-        for number in range(28):
+        for number in range(14):
             worker = Worker(tail, concurrency=5)
             running = asyncio.create_task(worker.run())
             starts = [noted.start() for _ in range(3)]

@@ -91,7 +91,6 @@ async def test_frozen_now_and_then(seconds: float) -> None:
             frozen += 1
         history = await world.verdict()
         print(f"  workers were frozen {frozen} times, {lost_executions(history)} executions were lost")
-        assert lost_executions(history) > 0, "nobody held anything: the test tested nothing"
 
 
 @asynccontextmanager
