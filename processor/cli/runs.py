@@ -51,6 +51,7 @@ class _Wanted:
 
     def __init__(self, status: str | None, task: str | None, labels: dict[str, str], after: int, limit: int) -> None:
         self.status, self.task, self.labels, self.after, self.limit = status, task, labels, after, limit
+        self.some_only = bool(status or task or labels or after)
 
     async def read(self, space: Space) -> list[RunState]:
         """Newest change first. The index is in the order of lifecycle changes: a run that only streams may stand far behind."""
@@ -84,7 +85,7 @@ async def _runs(out: Output, wanted: _Wanted, watch: bool) -> None:
             return
         out.line(_table(found))
         if not found:
-            out.say("no runs; `tailrace demo` makes one to look at")
+            out.say("no such runs" if wanted.some_only else "no runs; `tailrace demo` makes one to look at")
 
 
 async def _watch_records(out: Output, space: Space, wanted: _Wanted, seen: Sequence[RunState]) -> None:

@@ -166,6 +166,9 @@ async def test_runs(cli: Cli, terminal: Callable[..., Terminal]) -> None:
     ]
     assert [r["run"] for r in (await cli.here("runs", "--limit", "1")).records] == ["done-run"]
     assert (await cli.here("runs", "--since", "2999-01-01")).out == ""
+    none = terminal("runs", "--task", "nobody", env={"TAILRACE_REDIS_URL": cli.url})
+    assert await none.ended() == 0
+    assert "no such runs" in none.seen
     assert len((await cli.here("runs", "--since", "1h")).records) == 2
     table = terminal("runs", env={"TAILRACE_REDIS_URL": cli.url})
     assert await table.ended() == 0
