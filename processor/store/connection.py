@@ -309,7 +309,7 @@ class OneConnection:
 async def one_connection(redis: Redis) -> AsyncIterator[OneConnection]:
     """A connection of the client's pool, for what must not reach a server that came back with less than was read before."""
     pool: Any = redis.connection_pool
-    connection = await pool.get_connection()
+    connection: Any = await uncancelled(pool.get_connection())
     one = OneConnection(connection)
     try:
         yield one
