@@ -41,8 +41,14 @@ def tells(workers: Workers, worker: Worker) -> bool:
 
 
 def no_task(queued: Queued, modules: Sequence[str], found: Collection[str]) -> NoTask:
-    """modules: what this worker imported. found: the tasks that it has."""
+    """modules: what this worker imported. found: the tasks in them, also those that --tasks leaves to others."""
     runs = f"{queued.runs} runs wait" if queued.runs != 1 else "1 run waits"
+    waits = f'{runs} for task "{queued.task}" (oldest {ago(queued.oldest_ms / 1000)}), which'
+    if queued.task in found:
+        return NoTask(
+            f"{waits} --tasks leaves to other workers, and none that has it is alive.",
+            remedy="Start one that has it, or name it in --tasks too.",
+        )
     remedy = (
         "A task exists once its module is imported: add the one that has it to Tailrace(imports=[…]), "
         "or start a worker for it: tailrace worker MODULE:TAIL"
@@ -51,8 +57,7 @@ def no_task(queued: Queued, modules: Sequence[str], found: Collection[str]) -> N
         listing = f"tailrace runs --task {queued.task}"
         remedy = f"Perhaps {near} was meant: `{listing}` lists them, `tailrace cancel` ends them.   Else: {remedy}"
     return NoTask(
-        f'{runs} for task "{queued.task}" (oldest {ago(queued.oldest_ms / 1000)}), which this worker does not have. '
-        f"It imported {', '.join(modules)} and found: {', '.join(sorted(found)) or 'none'}.",
+        f"{waits} this worker does not have. It imported {', '.join(modules)} and found: {', '.join(sorted(found)) or 'none'}.",
         remedy=remedy,
     )
 
@@ -73,7 +78,7 @@ async def tell_lacking(out: Output, worker: Worker, modules: Sequence[str], *, p
         else:
             for queued in now:
                 if queued.task not in known:
-                    _warn(out, queued, modules, worker.tasks, people)
+                    _warn(out, queued, modules, worker.tail.tasks, people)
             known = {queued.task for queued in now}
         await asyncio.sleep(LOOK_SECONDS)
 

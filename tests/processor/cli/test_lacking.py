@@ -75,5 +75,8 @@ def test_its_words() -> None:
         "Else: A task exists once its module is imported: add the one that has it to Tailrace(imports=[…]), "
         "or start a worker for it: tailrace worker MODULE:TAIL"
     )
+    assert no_task(QUEUED[1], ["shop.tasks"], ["crawl"]).message == (
+        '12 runs wait for task "crawl" (oldest 41 s), which --tasks leaves to other workers, and none that has it is alive.'
+    )
     assert "Perhaps" not in str(no_task(QUEUED[1], ["shop.tasks"], ["charge"]))
     assert no_task(Queued("x", 1, 0), ["tasks"], []).message.startswith('1 run waits for task "x" (oldest 0 s)')

@@ -186,13 +186,13 @@ async def test_what_it_lacks(cli: Cli, terminal: Callable[..., Terminal]) -> Non
     await program.says("no_task")
     (found,) = told(program, "no_task")
     assert (found["task"], found["runs"], found["imported"]) == ("crawl", 12, ["tasks", "more"])
-    assert (found["found"], found["level"]) == (["answer", "hold"], "warning")
+    assert (found["found"], found["level"]) == (["answer", "block", "hold"], "warning")
     program.send(signal.SIGTERM)
     assert await program.ended() == 0
     seen = terminal("worker", "tasks:tail", "--tasks", "answer,hold", env={"TAILRACE_REDIS_URL": cli.url})
     await seen.shows('warning[no-task]: 12 runs wait for task "crawl" (oldest ', 20)
     await seen.shows(
-        " s), which this worker does not have. It imported tasks, more and found: answer, hold.\n  A task exists once "
+        " s), which this worker does not have. It imported tasks, more and found: answer, block, hold.\n  A task exists once "
     )
     await seen.shows("tasks has answer, hold; up to 100 at once, from unix://")
     seen.press("\x03")
