@@ -10,7 +10,6 @@ import pytest
 
 from processor.store.scripts import load_script
 from tests.faults.workers.oracle import MARK
-from tests.faults.workers.program import accepted_in
 from tests.faults.workers.world import SHORT_OR_LONG, World, the_world
 from tests.support.proxy import fault_proxy
 from tests.support.until import until
@@ -42,6 +41,14 @@ async def test_no_end_before_what_was_lost_is_there_again() -> None:
             await until(lambda: world.succeeded(), "the run has ended", PATIENCE)
         proxy.refused = None
         await world.verdict()
+        assert await _marks(world, run, MARKS)
+
+
+async def _all_there(world: World) -> bool:
+    """Whether every run that was accepted by now is on the server."""
+    accepted = world.accepted
+    async with world.client() as client:
+        return set(accepted) <= set(await world.runs(client))
 
 
 async def _marks(world: World, run: str, count: int) -> bool:
@@ -66,9 +73,7 @@ async def test_lost_tails(seconds: float) -> None:
             forgotten = world.aof_bytes() - kept
             await world.lose_tail(kept)
             lost += forgotten
-            for order, _ in world.producers:  # each is connected again, so it has sent again what it knows
-                told = len(accepted_in(order))
-                await until(lambda order=order, told=told: len(accepted_in(order)) > told + 5, "producers go on", 20)  # type: ignore[misc]
+            await until(lambda: _all_there(world), "what producers know of is there again", 20)
         await world.verdict()
         print(f"  the server forgot {lost} bytes")
         assert lost > 0
