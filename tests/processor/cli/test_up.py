@@ -190,6 +190,17 @@ async def test_at_a_terminal(cli: Cli, terminal: Callable[..., Terminal]) -> Non
     assert await seen.ended() == 130
 
 
+async def test_no_color_reaches_the_parts(cli: Cli, terminal: Callable[..., Terminal]) -> None:
+    """What a part says of its error is as plain as everything else."""
+    args = ("--no-color", "up", "--web", "nothing:app", "--port", "0", "--no-open")
+    seen = terminal(*args, env={"TAILRACE_REDIS_URL": cli.url, "NO_COLOR": None})
+    await seen.shows('error[not-loaded]: there is no module "nothing"', 20)
+    await seen.shows("web       ")
+    seen.press("\x03")
+    assert await seen.ended() == 130
+    assert "\x1b[" not in seen.seen
+
+
 async def test_it_is_killed(lone_cli: Cli) -> None:
     """kill -9 leaves neither worker nor web app nor server behind."""
     up = Up(lone_cli.begin("up", "tasks:tail", "--web", "web:app", "--port", "0"))
