@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from processor.client.depends import Depends
-from processor.client.run import Message, Run, Tool
+from processor.client.parts import Message, Tool
+from processor.client.run import Run
 from processor.client.sync import SyncRun
 from processor.client.tailrace import Tailrace
 from processor.client.task import Task

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -14,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol
 from typing_extensions import TypeVar
 
 from processor.client.effects import current
+from processor.client.lifecycle import check_ask, is_lifecycle, lifecycle_draft
 from processor.client.link import link_to
+from processor.client.parts import Message, Tool
 from processor.core.assemble import Assembler
 from processor.core.cursor import FeedId, parse_cursor
 from processor.core.errors import (
@@ -30,10 +31,9 @@ from processor.core.errors import (
 )
 from processor.core.events import GAP, Event, Fields, draft, plain, text_payload, text_tail
 from processor.core.failure import words_of
-from processor.core.json import dumps, loads
+from processor.core.json import dumps
 from processor.core.lifecycle import TERMINAL
-from processor.core.names import check_labels, check_name, check_run, check_type, is_text
-from processor.core.start import start_hash
+from processor.core.names import check_labels, check_run, check_type
 from processor.store.connection import execute, speaking_of
 from processor.store.follow import follow
 from processor.store.runs import RunState, read_feed, read_state, read_tail
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from processor.client.sync import SyncRun
     from processor.client.tailrace import Tailrace
 
-__all__ = ["Message", "Run", "Tool"]
+__all__ = ["Places", "Run"]
 
 R = TypeVar("R", default=Any)
 M = TypeVar("M")
@@ -54,51 +54,11 @@ _TEXT_CHARS = (
     8000  # of one delta: at most six bytes a character in JSON, below the smallest event limit that makes sense
 )
 _TEXT_ALONE = text_tail({})
-_LIFECYCLE = re.compile(r"run\.(queued|started|waiting|resumed|retrying|finished|failed|cancel_requested|cancelled)")
 
 
 def _new_id() -> str:
     """Unique in a run, whoever writes it and in which attempt."""
     return secrets.token_hex(4)
-
-
-class Message:
-    """An open message, or reasoning: text goes into it."""
-
-    def __init__(self, run: Run[Any], kind: str, id: str) -> None:
-        self._run, self._kind = run, kind
-        self.id = id
-        self._tail = text_tail({kind: id})
-        self._parts: list[str] = []
-
-    def write(self, text: str) -> Sent:
-        """More of its text."""
-        self._parts.append(text)
-        return self._run._send_text(f"{self._kind}.delta", text, self._tail)
-
-    @property
-    def text(self) -> str:
-        """What was written through this handle so far."""
-        return "".join(self._parts)
-
-
-class Tool:
-    """A tool call under way."""
-
-    def __init__(self, run: Run[Any], id: str) -> None:
-        self._run = run
-        self.id = id
-        self._tail = text_tail({"tool": id})
-        self.answered = False
-
-    def args(self, text: str) -> Sent:
-        """A piece of its arguments, as a model streams them."""
-        return self._run._send_text("tool.args", text, self._tail)
-
-    def result(self, value: object) -> Sent:
-        """What it gave."""
-        self.answered = True
-        return self._run._send("tool.result", {"tool": self.id, "value": value})
 
 
 class Places(Protocol):
@@ -171,7 +131,7 @@ class Run(Generic[R]):
         check_type(type)
         if labels:
             check_labels(labels)
-        if _LIFECYCLE.fullmatch(type):
+        if is_lifecycle(type):
             return self._emit_lifecycle(type, data, labels, traceparent)
         return self._put(draft(type, dumps(data), attempt=self.attempt, labels=labels, traceparent=traceparent))
 
@@ -323,7 +283,7 @@ class Run(Generic[R]):
     async def answer(self, value: object, *, ask: str | None = None) -> None:
         """Reply to the open ask(), or to the one named (state().ask). Raises IllegalEvent if that one is not open."""
         if ask is not None:
-            _check_ask(ask, "ask")
+            check_ask(ask, "ask")
         state = await self.state()
         ask = state.ask if ask is None else ask
         if ask is None:
@@ -458,26 +418,7 @@ class Run(Generic[R]):
                 run=self.id,
                 type=type,
             )
-        encoded = dumps(data)
-        members = loads(encoded) if data is not None else {}
-        members = members if isinstance(members, dict) else {}
-        task, ask = str(members.get("task") or ""), str(members.get("ask") or "")
-        if task or type == "run.queued":  # it waits in that task's stream
-            check_name(task, "task", field="data.task")
-        _check_ask(ask, "data.ask")
-        return self._put(
-            draft(
-                type,
-                encoded,
-                labels=labels,
-                traceparent=traceparent,
-                task=task,
-                start=start_hash(task, members.get("input") or {}) if type in ("run.queued", "run.started") else "",
-                ask=ask,
-                value=dumps(members.get("value")),
-                error=dumps(members.get("error") or ""),
-            )
-        )
+        return self._put(lifecycle_draft(type, data, labels, traceparent))
 
     def _begin_message(self, kind: str, role: str | None) -> str:
         id = _new_id()
@@ -522,14 +463,3 @@ class Run(Generic[R]):
         """The same for the same question asked the same time, in every attempt."""
         ordinal = self._asked[question] = self._asked.get(question, 0) + 1
         return hashlib.sha256(f"{ordinal} {question}".encode()).hexdigest()[:16]
-
-
-def _check_ask(ask: str, field: str) -> None:
-    """Raises BadEvent: what has no bytes cannot be sent."""
-    if not is_text(ask):
-        raise BadEvent(
-            f"{field} is {ask[:100]!r}, which has half a surrogate pair.",
-            remedy="Give whole characters.",
-            field=field,
-            value=ask,
-        )

@@ -12,7 +12,8 @@ from typing import Any, Generic, ParamSpec
 from typing_extensions import TypeVar
 
 from processor.client.calling import executing
-from processor.client.run import Message, Run, Tool
+from processor.client.parts import Message, Tool
+from processor.client.run import Run
 from processor.client.tailrace import Tailrace
 from processor.client.task import Task
 from processor.client.thread import Thread

@@ -50,11 +50,11 @@ class Line:
             async with asyncio.timeout(seconds):
                 reply = await answered
         except TimeoutError:
-            if wire is self._wire:
-                wire.close()
-                self._lost(TimeoutError(f"no answer within {seconds:g} s"))
+            self._drop(wire, TimeoutError(f"no answer within {seconds:g} s"))
             raise ServerUnreachable(f"{self._name}: no answer within {seconds:g} s.") from None
         if isinstance(reply, hiredis.ReplyError):
+            if str(reply).startswith("READONLY"):  # a primary that was demoted: its address may lead elsewhere by now
+                self._drop(wire, reply)
             raise server_error(str(reply), self._address.url) from reply
         return reply
 
@@ -83,6 +83,12 @@ class Line:
         future = self._waiting.popleft()
         if not future.done():
             future.set_result(reply)
+
+    def _drop(self, wire: Wire, error: BaseException) -> None:
+        """Ends a connection that is of no use; the next call makes another."""
+        if wire is self._wire:
+            wire.close()
+            self._lost(error)
 
     def _lost(self, error: BaseException | None) -> None:
         self._wire = None
