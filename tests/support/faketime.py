@@ -25,7 +25,10 @@ def faketime_library() -> Path:
 
 
 class ClockedDaemon(Daemon):
-    """Wall clock only: its timeouts go on by the monotonic one. Redis of Debian does not start under libfaketime."""
+    """Its wall clock moves. A read that blocks as the clock goes back may block for as long: clients need a time limit.
+
+    Redis of Debian does not start under libfaketime.
+    """
 
     def __init__(self, folder: Path, extra: Sequence[str] = ()) -> None:
         super().__init__("valkey", folder, extra)

@@ -12,7 +12,7 @@ from tests.support.faketime import ClockedDaemon
 from tests.support.until import until
 
 HOUR = 3600
-VISIBILITY = 1.5
+VISIBILITY = 1.0
 RUNS = 12
 
 

@@ -59,14 +59,13 @@ async def test_cut_connections(seconds: float) -> None:
         await world.begin_producer(pause=0.05, input={"fails": 1})
         proxy.plan = plan
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        while time.monotonic() < end or proxy.broke < 10:
             await asyncio.sleep(world.rng.uniform(0, 0.6))
             proxy.break_all(world.rng.choices(HOWS, weights)[0])
         proxy.plan = None
         proxy.break_all("reset")
         await world.verdict(deadline=90)
         print(f"  {proxy.broke} of {proxy.opened} connections broke")
-        assert proxy.broke >= 10
 
 
 @pytest.mark.parametrize("seconds", [0.0, pytest.param(30.0, marks=pytest.mark.soak)], ids=["short", "long"])

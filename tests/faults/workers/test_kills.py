@@ -19,14 +19,13 @@ async def test_killed_workers(seconds: float) -> None:
         await world.begin_producer(pause=0.02)
         await world.begin_producer(pause=0.05, input={"fails": 1})
         end, killed = time.monotonic() + seconds, 0
-        while time.monotonic() < end:
+        while time.monotonic() < end or killed < 3:
             await world.goes_on(world.rng.randint(1, 100))
             await world.kill_worker(world.rng.choice([*world.workers.values()]))
             await world.begin_worker()
             killed += 1
         history = await world.verdict()
         print(f"  {killed} workers killed, {lost_executions(history)} executions lost with them")
-        assert killed >= 3
         assert lost_executions(history) > 0, "no worker was killed in mid-work: the test tested nothing"
 
 

@@ -12,7 +12,7 @@ from tests.faults.workers.oracle import judge_once
 from tests.faults.workers.world import SHORT_OR_LONG, Fsync, World, the_world
 from tests.support.until import until
 
-VISIBILITY = 1.5
+VISIBILITY = 1.0
 GATED = 12
 
 
@@ -25,14 +25,13 @@ async def test_killed_server(fsync: Fsync, seconds: float) -> None:
         await world.begin_producer(pause=0.02)
         await world.begin_producer(pause=0.05, input={"fails": 1})
         end, killed = time.monotonic() + seconds, 0
-        while time.monotonic() < end:
+        while time.monotonic() < end or killed < 3:
             await world.goes_on(world.rng.randint(1, 200))
             await world.kill_server()
             await world.start_server()
             killed += 1
         await world.verdict()
         print(f"  the server was killed {killed} times")
-        assert killed >= 3
 
 
 async def test_away_server_starts_nothing_twice() -> None:
@@ -58,14 +57,13 @@ async def test_flushed_scripts(seconds: float) -> None:
         await world.begin_workers(2)
         await world.begin_producer(pause=0.02)
         end, flushed = time.monotonic() + seconds, 0
-        while time.monotonic() < end:
+        while time.monotonic() < end or flushed < 10:
             await client.script_flush()
             await world.goes_on(3)
             flushed += 1
         history = await world.verdict()
         print(f"  scripts were flushed {flushed} times")
         assert judge_once(history, history.accepted) == []
-        assert flushed >= 10
 
 
 async def _full(world: World, limit: str) -> None:
@@ -102,7 +100,7 @@ async def test_server_is_full_now_and_then(seconds: float) -> None:
         await world.begin_producer(pause=0.02)
         await world.begin_producer(pause=0.05, task="silent")
         end, filled = time.monotonic() + seconds, 0
-        while time.monotonic() < end:
+        while time.monotonic() < end or filled < 3:
             await world.goes_on(world.rng.randint(1, 60))
             await _full(world, "100kb")
             await asyncio.sleep(world.rng.uniform(0.05, 0.5))  # the fault itself
@@ -111,4 +109,3 @@ async def test_server_is_full_now_and_then(seconds: float) -> None:
         history = await world.verdict()
         print(f"  the server was full {filled} times")
         assert judge_once(history, history.accepted) == []
-        assert filled >= 3
