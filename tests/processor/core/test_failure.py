@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 
+from processor import Depends, Run, SyncRun, Tailrace
+from processor.client.calling import invoke
+from processor.core.errors import BadInput
 from processor.core.failure import failure, short, text_of, words_of
 
 
@@ -48,3 +54,46 @@ def test_failure() -> None:
     assert data["reason"] == "error"
     assert len(str(data["traceback"])) == 8000
     assert failure("words", "error") == {"error": "words", "reason": "error"}
+
+
+def _broken() -> Iterator[int]:
+    raise ValueError("no")
+    yield 1  # type: ignore[unreachable]  # it makes this a generator
+
+
+async def _needs(run: Run, made: int = Depends(_broken)) -> None: ...
+
+
+async def _cleans_up(run: Run) -> None:
+    try:
+        raise ValueError("no")
+    finally:
+        raise KeyError("no more")
+
+
+def _blocks(run: SyncRun) -> None:
+    raise ValueError("no")
+
+
+@pytest.mark.parametrize(("fn", "first"), [(_needs, "_broken"), (_cleans_up, "_cleans_up"), (_blocks, "_blocks")])
+async def test_a_traceback_begins_with_the_line_of_the_user(fn: Any, first: str) -> None:
+    """What called the task's function is left out, in each of the errors that led to the last one."""
+    tail = Tailrace("redis://127.0.0.1:1")
+    with pytest.raises(Exception, match="no") as failed:
+        await invoke(tail.task(fn), tail.run("r"), {})
+    told: BaseException = failed.value
+    told.__traceback__ = told.__traceback__ and told.__traceback__.tb_next  # without this test's own frame
+    text = str(failure("words", "error", told)["traceback"])
+    firsts = [block.splitlines()[1] for block in text.split("Traceback (most recent call last):")[1:]]
+    assert firsts
+    assert all(line.endswith(f"in {first}") for line in firsts)
+
+
+async def test_a_traceback_without_a_line_of_the_user_is_whole() -> None:
+    """Where nothing of it is the user's, nothing is left out."""
+    tail = Tailrace("redis://127.0.0.1:1")
+    with pytest.raises(BadInput) as failed:
+        await invoke(tail.task(_blocks), tail.run("r"), {"a": 1})
+    told: BaseException = failed.value
+    told.__traceback__ = told.__traceback__ and told.__traceback__.tb_next
+    assert "in parse" in str(failure("words", "error", told)["traceback"])
