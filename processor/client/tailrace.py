@@ -181,15 +181,8 @@ class Tailrace:
             frame = sys._getframe(1 if fn is None else 2)
             task: Task[..., Any] = Task(self, function, name=named, policy=policy, frame=frame)
             known = self.tasks.get(task.name)
-            if (
-                known is not None
-                and known.function is not function
-                and known.function.__module__ != function.__module__
-            ):
-                raise ValueError(
-                    f"task {task.name} is defined twice: in {known.function.__module__} and {function.__module__}; "
-                    'give one of them a name: @tail.task(name="…")'
-                )
+            if known is not None:
+                _check_same(task.name, known.function, function)
             self.tasks[task.name] = task
             return task
 
@@ -318,3 +311,16 @@ class Tailrace:
         """A session holds its loop, so neither would ever go by itself where nobody called close()."""
         for loop in [loop for loop in list(self._sessions) if loop.is_closed()]:
             self._sessions.pop(loop).abandon()
+
+
+def _check_same(task: str, known: Callable[..., Any], function: Callable[..., Any]) -> None:
+    """Raises ValueError for a second function under a task's name; the same one again is its module, loaded anew."""
+    first, second = _place(known), _place(function)
+    if known is not function and first != second:
+        raise ValueError(
+            f'task {task} is defined twice: as {first} and as {second}; give one of them a name: @tail.task(name="…")'
+        )
+
+
+def _place(function: Callable[..., Any]) -> str:
+    return f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"

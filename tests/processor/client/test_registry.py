@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 
 from processor import Depends, Limit, Rate, Retry, Run, Schedule, Tailrace
 from processor.client.limiter import Limiter
+from processor.client.task import Task
 from processor.core.errors import BadInput
 
 
@@ -79,6 +81,35 @@ def test_a_schedule_starts_its_task_without_arguments(tail: Tailrace) -> None:
         async def wanting(run: Run, pages: int) -> None: ...
 
     assert list(tail.tasks) == ["fine"]
+
+
+def test_two_functions_have_two_names(tail: Tailrace) -> None:
+    """A second function under the name of a task is refused, from another module and from the same one."""
+
+    @tail.task
+    async def charge(run: Run) -> None: ...
+
+    async def refund(run: Run) -> None: ...
+
+    with pytest.raises(ValueError, match=r'task charge is defined twice: as .*charge and as .*refund; .*name="…"'):
+        tail.task(name="charge")(refund)
+    elsewhere = FunctionType(charge.function.__code__, {"__name__": "billing"}, "charge")
+    with pytest.raises(ValueError, match=r"task charge is defined twice: as .*charge and as billing\..*charge;"):
+        tail.task(elsewhere)
+    assert tail.tasks["charge"] is charge
+
+
+def test_a_function_that_is_defined_again_replaces_itself(tail: Tailrace) -> None:
+    """A module that is loaded again brings its tasks anew."""
+
+    def load() -> Task[[], None]:
+        @tail.task
+        async def charge(run: Run) -> None: ...
+
+        return charge
+
+    first, second = load(), load()
+    assert tail.tasks["charge"] is second is not first
 
 
 def test_a_limiter_is_made_without_asking_anybody(tail: Tailrace) -> None:
