@@ -2,7 +2,7 @@
 
 A child's ID says what it is: `<root of the parent>~<16 hex digits of parent, task, input and ordinal>`. So the parent's next
 attempt finds the children of the ones before: a finished one gives its result again, one that runs is waited for, and
-one that failed or was cancelled is followed by another, `….2`, `….3`, unless it killed its workers. Children are queued at
+one that failed or was cancelled is followed by another, `….2`, `….3`, unless no further try can help. Children are queued at
 once and from outside: they are no effects of their parent, which waits for them.
 """
 
@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 __all__ = ["call"]
 
 log = structlog.get_logger("tailrace.call")
+FINAL: Final = frozenset(
+    {
+        "given_up",  # it said itself that no further try can help
+        "poison",  # it killed the processes that tried it: perhaps the parent's as well
+    }
+)
 PASS_ON_SECONDS: Final = 1.0  # what a cancelled parent takes to tell its child
 
 
@@ -45,8 +51,8 @@ async def call(task: Task[..., Any], options: Options, args: tuple[object, ...],
             failure = None if await put_queued(child, task.name, input, options) else await _failure(child)
             if failure is None:
                 return await _result(here.run, child)
-            if isinstance(failure, RunFailed) and failure.reason == "poison":
-                raise failure  # it killed the processes that tried it: perhaps the parent's as well
+            if isinstance(failure, RunFailed) and failure.reason in FINAL:
+                raise failure
         except RunClosed as closed:
             if closed.run != child.id or closed.status != "succeeded":
                 raise

@@ -232,7 +232,8 @@ class Task(Generic[P, R]):
         """In a task: a child run now, and wait for its result. Waiting takes no place in the concurrency.
 
         Its ID is derived from parent, task, input and how many equal calls came before (or options(id=)), so the parent's
-        next attempt reuses children that finished and starts failed ones anew. A cancel of the parent reaches it as well.
+        next attempt reuses children that finished and starts failed ones anew, unless no further try can help (GiveUp). A
+        cancel of the parent reaches it as well.
         Raises RunFailed and RunCancelled of the child, BadInput, BacklogFull, ServerError; RuntimeError outside of a task.
         """
         return cast("R", await call(self, self._options, args, kwargs))

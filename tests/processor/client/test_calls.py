@@ -49,9 +49,9 @@ async def finish(run: Run, result: object) -> None:
     await run.emit("run.finished", {"result": result})
 
 
-async def fail(run: Run, error: str) -> None:
+async def fail(run: Run, error: str, reason: str = "error") -> None:
     await run.emit("run.started")
-    await run.emit("run.failed", {"error": error, "reason": "error"})
+    await run.emit("run.failed", {"error": error, "reason": reason})
 
 
 async def test_a_child_is_queued_and_its_result_returned(tail: Tailrace, nursery: Nursery) -> None:
@@ -119,6 +119,31 @@ async def test_the_next_attempt_reuses_what_finished_and_starts_what_failed_anew
         assert once_more.id == f"{failing.id}.3"
         await finish(once_more, "at last")
         assert await run.result() == ["done", "slow", "at last"]
+
+
+@pytest.mark.parametrize("reason", ["given_up", "poison"])
+async def test_a_child_that_no_further_try_can_help_is_not_started_anew(
+    tail: Tailrace, nursery: Nursery, reason: str
+) -> None:
+    """The parent's next attempt is told the same failure again."""
+    tries = 0
+
+    @tail.task
+    async def child(run: Run) -> None: ...
+
+    @tail.task(retry=Retry(attempts=2, base_seconds=0.001))
+    async def parent(run: Run) -> None:
+        nonlocal tries
+        tries += 1
+        await child.call()
+
+    with anyio.fail_after(10):
+        run = await parent.start_here()
+        await fail(await nursery.next(), "no such order", reason)
+        with pytest.raises(RunFailed, match="no such order"):
+            await run.result()
+    assert tries == 2
+    assert len(await children(tail)) == 1
 
 
 async def test_the_end_of_a_child_is_raised(tail: Tailrace, nursery: Nursery) -> None:
