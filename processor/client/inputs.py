@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from processor.client.annotations import Annotations
-from processor.client.depends import Dependency, marker_of
+from processor.client.depends import Dependency, is_async, marker_of
+from processor.client.handles import may_be_run
 from processor.client.hints import Check, plain_check, words
 from processor.core.errors import BadEvent, BadInput, SettingsError
 from processor.core.json import dumps
@@ -105,6 +106,9 @@ class Inputs:
             parameters[0].POSITIONAL_OR_KEYWORD,
         ):
             raise TypeError(f"task {name}: its first parameter is the run, as in `async def {name}(run: Run, …)`")
+        self._annotations = annotations or Annotations(fn)
+        if not may_be_run(self._annotations, parameters[0]):
+            raise _no_run(name, fn, parameters)
         for parameter in parameters[1:]:
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
                 raise TypeError(
@@ -115,7 +119,6 @@ class Inputs:
                     f"task {name}: parameter {parameter.name} has FastAPI's {type(parameter.default).__name__}, which "
                     "knows of requests and not of tasks; `from tailrace import Depends`"
                 )
-        self._annotations = annotations or Annotations(fn)
         self._declared = parameters[1:]
         self._shape: _Shape | None = None
 
@@ -138,6 +141,9 @@ class Inputs:
     def bind(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
         """Arguments by name, defaults filled in, checked. Raises BadInput."""
         shape = self._known
+        for name, value in kwargs.items():
+            if name not in shape.parameters:  # told before what is missing on its account
+                raise self._unknown(f"task {self.name}", name, value)
         try:
             bound = shape.signature.bind(*args, **kwargs)
         except TypeError as error:
@@ -185,7 +191,7 @@ class Inputs:
             else:
                 values[name] = parameter.default
         if left:
-            raise self._unknown(input)
+            raise next(self._unknown(self.name, name, input[name]) for name in input if name not in shape.parameters)
         return values
 
     @property
@@ -200,16 +206,14 @@ class Inputs:
             f"{self.name}: {name} is missing.", remedy=f"It takes {self._known.signature}.", field=f"input.{name}"
         )
 
-    def _unknown(self, input: Mapping[str, object]) -> BadInput:
-        parameters = self._known.parameters
-        name = next(name for name in input if name not in parameters)
-        near = difflib.get_close_matches(name, parameters, 1)
-        perhaps = f'Perhaps "{near[0]}"? ' if near else ""
+    def _unknown(self, who: str, name: str, value: object) -> BadInput:
+        near = difflib.get_close_matches(name, self._known.parameters, 1)
+        perhaps = f"Perhaps {near[0]} was meant. " if near else ""
         return BadInput(
-            f"{self.name}: it has no parameter {name!r}.",
+            f"{who}: it has no parameter {name if name.isidentifier() else repr(name)}.",
             remedy=f"{perhaps}It takes {self._known.signature}.",
             field=f"input.{name}",
-            value=repr(input[name])[:200],
+            value=repr(value)[:200],
         )
 
 
@@ -229,9 +233,30 @@ class _Shape:
                 continue
             self.parameters[one.name] = _Parameter(task, one.name, hint, one.default)
             # Behind a dependency positions are those of the function, which start does not have: names only.
-            kept.append(one.replace(kind=one.KEYWORD_ONLY) if self.dependencies else one)
+            kept.append(_shown(one.replace(kind=one.KEYWORD_ONLY) if self.dependencies else one))
         self.signature = inspect.Signature(kept)
         self.is_plain = all(parameter.check is not None for parameter in self.parameters.values())
+
+
+class _Text(str):
+    """An annotation that is shown as it is written, without the quotes of a text."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
+def _shown(parameter: inspect.Parameter) -> inspect.Parameter:
+    hint = parameter.annotation
+    if hint is _EMPTY:
+        return parameter
+    return parameter.replace(annotation=_Text(hint if isinstance(hint, str) else words(hint)))
+
+
+def _no_run(name: str, fn: Callable[..., Any], parameters: list[inspect.Parameter]) -> TypeError:
+    word, handle = ("async def", "Run") if is_async(fn) else ("def", "SyncRun")
+    run = inspect.Parameter("run", parameters[0].kind, annotation=_Text(handle))
+    right = inspect.Signature([run, *(_shown(one) for one in parameters if one.name != "run")])
+    return TypeError(f"task {name}: its first parameter is the run, as in `{word} {name}{right}`")
 
 
 def _adapter(task: str, name: str, hint: Any) -> Any:

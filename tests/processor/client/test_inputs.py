@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID
 
 import pytest
@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 from typing_extensions import TypedDict
 
-from processor import Depends, Run
+from processor import Depends, Run, SyncRun
+from processor.client.hints import words
 from processor.client.inputs import Inputs
 from processor.core.errors import BadEvent, BadInput
 from processor.core.json import loads
@@ -81,8 +82,8 @@ def test_builtins_become_arguments() -> None:
         ({"prompt": "a", "times": True}, "input.times", "times is bool, not int"),
         ({"prompt": "a", "times": "2"}, "input.times", "times is str, not int"),
         ({"prompt": "a", "tags": ["x", 1]}, "input.tags", r"tags is \['x', 1\], not list\[str\] | None"),
-        ({"prompt": "a", "tmes": 2}, "input.tmes", "no parameter 'tmes'"),
-        ({"prompt": "a", "run": "x"}, "input.run", "no parameter 'run'"),
+        ({"prompt": "a", "tmes": 2}, "input.tmes", "no parameter tmes"),
+        ({"prompt": "a", "run": "x"}, "input.run", "no parameter run"),
     ],
 )
 def test_a_mismatch_is_refused_by_name(input: object, field: str, said: str) -> None:
@@ -94,8 +95,24 @@ def test_a_mismatch_is_refused_by_name(input: object, field: str, said: str) -> 
 
 def test_a_misspelt_parameter_is_guessed() -> None:
     """An unknown name that is nearly a known one is told beside it."""
-    with pytest.raises(BadInput, match='Perhaps "times"'):
+    with pytest.raises(BadInput, match=r"Perhaps times was meant\."):
         inputs_of(plain).parse({"prompt": "a", "tmes": 2})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"promt": "a"}, "task plain: it has no parameter promt.\n  Perhaps prompt was meant."),
+        ({"prompt": "a", "with space": 1}, "task plain: it has no parameter 'with space'."),
+        ({"prompt": "a", "run": 1}, "task plain: it has no parameter run.\n  It takes (prompt: str"),
+    ],
+)
+def test_an_argument_that_the_task_does_not_take_is_named(given: dict[str, object], said: str) -> None:
+    """start names an unknown argument before one that is missing on its account, with what was perhaps meant."""
+    with pytest.raises(BadInput) as refused:
+        inputs_of(plain).bind((), given)
+    assert str(refused.value).startswith(said)
+    assert refused.value.field == f"input.{list(given)[-1]}"
 
 
 async def typed(
@@ -225,8 +242,60 @@ def test_dependencies_are_no_input() -> None:
     for args, kwargs in (((1, 2), {}), ((1,), {"db": 2})):
         with pytest.raises(BadInput):
             inputs.bind(args, kwargs)
-    with pytest.raises(BadInput, match="no parameter 'db'"):
+    with pytest.raises(BadInput, match="no parameter db"):
         inputs.parse({"a": 1, "db": 1})
+
+
+class Handle(Run): ...
+
+
+def _first(annotation: object) -> Callable[..., Any]:
+    async def a(x, y: int = 3): ...  # type: ignore[no-untyped-def]
+
+    a.__annotations__["x"] = annotation
+    return a
+
+
+@pytest.mark.parametrize("annotation", [int, "int", "list[str]", int | None, Place, "Order", "Place"])
+def test_a_task_that_forgot_its_run_is_told(annotation: object) -> None:
+    """A first parameter that is clearly no run is refused where the task is defined, with what is right."""
+    written = annotation if isinstance(annotation, str) else words(annotation)
+    with pytest.raises(TypeError) as refused:
+        inputs_of(_first(annotation))
+    said = f"task a: its first parameter is the run, as in `async def a(run: Run, x: {written}, y: int = 3)`"
+    assert str(refused.value) == said
+
+
+def test_a_run_in_the_wrong_place_is_told() -> None:
+    """What is right has the run once; a plain function takes another one."""
+
+    def a(x: str, run: SyncRun) -> None: ...
+
+    with pytest.raises(TypeError, match=r"as in `def a\(run: SyncRun, x: str\)`"):
+        inputs_of(a)
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        Run,
+        Run[str],
+        "Run[str]",
+        SyncRun,
+        Run | None,
+        Handle,
+        "Handle",
+        Any,
+        "Any",
+        Any | None,
+        object,
+        "Elsewhere",
+        TypeVar("T"),
+    ],
+)
+def test_what_may_be_a_run_is_let_be(annotation: object) -> None:
+    """Runs by any name, and what cannot be told: a name that only type checkers know is not held against a task."""
+    inputs_of(_first(annotation))
 
 
 @pytest.mark.parametrize(
