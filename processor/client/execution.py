@@ -226,6 +226,7 @@ class Execution:
             verb="finish",
             payload=compose("run.finished", data, attempt=self._run.attempt),
             outputs=self._effects.outputs,
+            live=self._writer.chain.stored,
         )
         answer = await self._session.settle(unit)
         if answer.word == "refused":

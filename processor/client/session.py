@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+from dataclasses import replace
 from typing import ClassVar, Final
 
 import structlog
@@ -29,6 +30,8 @@ __all__ = ["Session"]
 
 log = structlog.get_logger("tailrace")
 REOPEN_SECONDS: Final = 0.5
+REFILL_LOOK_SECONDS: Final = 0.1  # while live events that the server lost come again
+REFILL_LOOKS: Final = 100
 PASS_SECONDS: Final = 5.0
 
 
@@ -164,6 +167,7 @@ class Session:
         """Asked again until the server answers: it tells what it has done already."""
         partition = self.keys.number(unit.run)
         script = self.scripts.named("settle")
+        patience = REFILL_LOOKS
         while True:
             command = settle_command(script, self.limits, self.keys, partition, [unit])
             try:
@@ -172,8 +176,12 @@ class Session:
             except ServerError as error:
                 log.warning("settle_waits", error=error.code, message=error.message, run=unit.run)
                 await asyncio.sleep(REOPEN_SECONDS * (0.5 + random.random()))
-            else:
+                continue
+            if answer.word != "behind":
                 break
+            patience -= 1
+            unit = unit if patience else replace(unit, live=0)  # what nobody has any more ends no run
+            await asyncio.sleep(REFILL_LOOK_SECONDS)
         if any(self.keys.number(output.run) != partition for output in unit.outputs):
             relaying = asyncio.get_running_loop().create_task(self._relay(partition), name="tailrace-relay")
             self._relaying.add(relaying)

@@ -91,10 +91,11 @@ class Unit:
     b: bytes | str = b""  # feed ID of run.queued, where the entry goes on
     c: bytes = b""  # its payload
     outputs: Sequence[Output] = ()  # of finish alone
+    live: int = 0  # number of its last live event that was acknowledged; 0: none, or nobody has it any more
 
 
 class Settled(NamedTuple):
-    """What settle answered. word: settled done stale answered closed corrupt refused; failed: it stops on this unit."""
+    """What settle answered. word: settled done stale behind answered closed corrupt refused; failed: it stops on this unit."""
 
     word: str
     detail: str = ""  # the run's status (settled, closed), the refusal (refused)
@@ -119,7 +120,7 @@ def settle_command(
         args.append(len(of_task))
         for unit in of_task:
             call.add_run(unit.run)
-            args += (unit.run, unit.entry, unit.exec, unit.verb)
+            args += (unit.run, unit.entry, unit.exec, unit.verb, unit.live)
             args += _VERB_ARGS[unit.verb](unit)
             if unit.verb == "finish":
                 _add_outputs(call, keyspace, partition, unit.outputs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import structlog
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["Crew", "Execution"]
 
 log = structlog.get_logger("tailrace.worker")
+REFILL_LOOK_SECONDS: Final = 0.1  # while live events that the server lost come again
+REFILL_SECONDS: Final = 10.0  # then nobody has them any more
 
 Stopped = Literal["", "cancel", "timeout", "release", "lost", "drop"]
 """Why its function was cancelled. lost: the server knows another execution of the run, or none. drop: nothing is said of it."""
@@ -170,7 +173,30 @@ class Execution:
         elif unit.verb == "back":
             self._crew.settle(self.partition, unit, lambda answer: self._forget())
         else:
-            self._crew.settle(self.partition, unit, self._settled)
+            self._settle_behind(unit, self._settled)
+
+    def _settle_behind(self, unit: Unit, tell: Callable[[Settled], None]) -> None:
+        """Behind the live events that the server acknowledged: what it has lost of them comes again first."""
+        if self._writer is None:
+            self._crew.settle(self.partition, unit, tell)
+            return
+        chain, loop = self._writer.chain, asyncio.get_running_loop()
+        until = loop.time() + REFILL_SECONDS
+
+        def send(unit: Unit) -> None:
+            self._crew.settle(self.partition, unit, lambda answer: judge(unit, answer))
+
+        def judge(unit: Unit, answer: Settled) -> None:
+            if answer.word != "behind":
+                tell(answer)
+                return
+            is_refilled = not (chain.resyncing or chain.flying)
+            if (is_refilled and chain.stored < unit.live) or loop.time() > until:
+                log.error("live_events_lost", run=self.taken.run, attempt=self._begun.attempt)
+                unit = replace(unit, live=0)
+            loop.call_later(REFILL_LOOK_SECONDS, send, unit)
+
+        send(replace(unit, live=chain.stored))
 
     def _input(self) -> object:
         data = loads(b"{" + self.taken.payload).get("data")
@@ -378,7 +404,7 @@ class Execution:
         """Gives the wait for an answer to the server, if it still waits."""
         if self._parking is None and self.ask and self._parks and self.runs and not self._stopped:
             self._parking = asyncio.get_running_loop().create_future()
-            self._crew.settle(self.partition, self._units.park(self.ask), self._parked)
+            self._settle_behind(self._units.park(self.ask), self._parked)
 
     def step_aside(self) -> None:
         """If it waits: to be gone on with elsewhere."""

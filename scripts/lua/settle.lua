@@ -19,7 +19,8 @@
 -- ARGV[7] silent_ms     after which a run that nobody executes is ended; 0: never
 -- ARGV[8] term_ms       of an owner
 -- ARGV[9] bindings      how many binding fields follow: `b:<type>` of each type of increment in the call
--- then dead_limit, and for each task: how many units; for each unit: run, entry ID ("" without a worker), exec, verb, and
+-- then dead_limit, and for each task: how many units; for each unit: run, entry ID ("" without a worker), exec, verb,
+--   number of its last live event that was acknowledged (0: none), and
 --     finish         payload of run.finished, how many runs of this partition it writes to, per run: run, how many segments, and each
 --                    segment as append.lua has it; how many entries for other partitions, per entry: partition, body (relay.lua's)
 --     fail           payload of run.failed, error (JSON), queued ID, queued payload
@@ -30,7 +31,8 @@
 --     defer          (the same) delay in ms, queued ID, queued payload
 --     stop
 -- Returns per unit "settled <status>", "done" (it was, by this very call), "stale", "answered" (park: it waits for that ask no more),
---   "closed <status>" (somebody else ended it: output for other runs is kept), "corrupt" or "refused <outcome>" (an output may not be
+--   "closed <status>" (somebody else ended it: output for other runs is kept), "corrupt" or "behind" (the server has lost live events that it acknowledged: they come
+--   again first; nothing is applied), "refused <outcome>" (an output may not be
 --   appended: nothing is applied). Times are the server's
 -- Flags   allow-oom
 -- Holds   a call executed again changes nothing; whoever does not hold the run's exec changes nothing
@@ -286,8 +288,17 @@ end
 -- A corrupt run's entry stays: whoever starts it next sets it aside. `done`: the call before may have failed behind this unit.
 local OVER = { settled = true, ['closed '] = true, done = true }
 
+-- Whether live events are missing that the server had acknowledged before it lost its last second.
+local function is_behind(run, live)
+  if live == '0' then
+    return false
+  end
+  local position = redis.call('HGET', run.hash, 'exec_pos')
+  return not position or tonumber(string.match(position, '^%d+')) < tonumber(live)
+end
+
 local function settle(work, dead)
-  local id, entry, exec, verb = take(4)
+  local id, entry, exec, verb, live = take(5)
   local hash = KEYS[key]
   local h = redis.call('HMGET', hash, 'status', 'exec', 'tail', 'cancel', 'asks', 'thread', 'settled')
   local run = { -- every field at once: a table that grows is laid out anew
@@ -308,6 +319,8 @@ local function settle(work, dead)
   elseif TERMINAL[run.status] then
     run.fenced = 'closed'
     redis.call('HSET', run.hash, 'exec', '', 'settled', settled)
+  elseif is_behind(run, live) then
+    run.fenced = 'behind'
   end
   ending = ENDED_BY[verb] and id
   local answer = verbs[verb](run, settled, work, dead) or run.fenced

@@ -75,7 +75,7 @@ def judge(history: History) -> list[str]:
     for run, feed in history.feeds.items():
         complaints += _judge_end(run, feed, history.ends.get(run, "run.finished"))
         complaints += _judge_attempts(run, feed)
-        complaints += _judge_marks(run, feed, complete=not history.forgets)
+        complaints += _judge_marks(run, feed)
     complaints += _judge_effects(history)
     complaints += _judge_begun(history)
     complaints += [f"{what} has {count} left in it" for what, count in sorted(history.left.items()) if count]
@@ -154,11 +154,8 @@ def _judge_attempts(run: str, feed: Sequence[Happened]) -> list[str]:
     return complaints
 
 
-def _judge_marks(run: str, feed: Sequence[Happened], *, complete: bool) -> list[str]:
-    """Live events: those of each attempt once, in order, under their attempt; all of them where the run finished.
-
-    complete: False where the server forgot some: an end may overtake their refill (test_lost_tail.py has the case alone).
-    """
+def _judge_marks(run: str, feed: Sequence[Happened]) -> list[str]:
+    """Live events: those of each attempt once, in order, under their attempt; all of them where the run finished."""
     complaints = []
     marks: dict[int, list[int]] = {}
     for event in feed:
@@ -169,7 +166,7 @@ def _judge_marks(run: str, feed: Sequence[Happened], *, complete: bool) -> list[
     for attempt, numbers in marks.items():
         if numbers != list(range(1, len(numbers) + 1)):
             complaints.append(f"run {run}: live events of attempt {attempt} are {numbers[:50]}")
-    if complete and feed and feed[-1].type == "run.finished":
+    if feed and feed[-1].type == "run.finished":
         result = (feed[-1].data or {}).get("result")
         written = len(marks.get(feed[-1].attempt or 0, ()))
         if isinstance(result, dict) and result.get("marks") != written:

@@ -6,8 +6,6 @@ import asyncio
 import time
 from contextlib import suppress
 
-import pytest
-
 from processor.store.scripts import load_script
 from tests.faults.workers.oracle import MARK
 from tests.faults.workers.world import SHORT_OR_LONG, World, the_world
@@ -20,7 +18,6 @@ PATIENCE = 1.5  # seconds
 EFFECTS = 12
 
 
-@pytest.mark.xfail(strict=True, reason="settle does not yet ask whether the live events before it are still there")
 async def test_no_end_before_what_was_lost_is_there_again() -> None:
     """A live event was lost, its function is over, and its end arrives first: the run does not end without the event."""
     settle = load_script("settle").sha
