@@ -87,7 +87,9 @@ async def follow(
     try:
         if not topic.exists:
             await _begun(topic, wait_seconds)
-        if not live and topic.users > 1:  # others follow it: it is where their messages are, which may be behind the feed
+        if (
+            not live and topic.users > 1
+        ):  # others follow it: it is where their messages are, which may be behind the feed
             await topic.check()
         while True:
             for event in _events(run, queue.taken()):
