@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
+from processor.cli.answer import answer
 from processor.cli.cancel import cancel
 from processor.cli.dead import dead
 from processor.cli.demo import demo
@@ -89,7 +90,7 @@ _PANELS = {
     "Begin": (demo, up, doctor, settings),
     "Run": (worker, gateway),
     "Produce": (start, emit, exec_),
-    "Watch": (runs, show, tail, cancel),
+    "Watch": (runs, show, tail, cancel, answer),
     "Debug": (replay,),
 }
 for panel, commands in _PANELS.items():

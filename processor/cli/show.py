@@ -68,9 +68,7 @@ def _describe(out: Output, state: RunState, question: str) -> None:
         out.line(
             Text(f"  {question}", style="magenta") if question else f"  `tailrace tail {state.run}` shows the question."
         )
-        out.line(
-            f'  Answer in the console, by run.answer(...), or by HTTP: POST …/runs/{state.run}/inputs {{"value": …}}'
-        )
+        out.line(f"  Answer: `tailrace answer {state.run} VALUE`, run.answer(...), or in the console")
     ended = clock(datetime.fromtimestamp(state.ended / 1000, UTC), now) if state.ended else ""
     lines = {
         "task": state.task or "",

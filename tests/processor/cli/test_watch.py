@@ -1,4 +1,4 @@
-"""runs, show, cancel, tail."""
+"""runs, show, cancel, answer, tail."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.processor.cli.conftest import Cli, Terminal
 
@@ -221,7 +223,7 @@ async def test_show_of_a_run_that_waits_for_a_person(cli: Cli, terminal: Callabl
     assert await seen.ended() == 0
     assert seen.seen.splitlines()[1:3] == [
         "  Go on?",
-        '  Answer in the console, by run.answer(...), or by HTTP: POST …/runs/r/inputs {"value": …}',
+        "  Answer: `tailrace answer r VALUE`, run.answer(...), or in the console",
     ]
     more = "\n".join(['{"type":"a.b"}'] * 100).encode()
     assert (await cli.here("emit", "r", "-", stdin=more)).code == 0
@@ -248,6 +250,44 @@ async def test_cancel(cli: Cli) -> None:
         (0, [{"run": "x", "asked": False, "status": "cancelled"}]),
     ]
     assert (await cli.here("cancel", "nobody")).code == 3
+
+
+WAITS = b'{"type":"run.started"}\n{"type":"run.waiting","data":{"ask":"a1","question":"Go on?"}}\n'
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [("true", True), ('{"go":1}', {"go": 1}), ("yes, do", "yes, do"), ("NaN", "NaN"), ('"7"', "7"), ("", "")],
+)
+async def test_answer(cli: Cli, given: str, value: object) -> None:
+    """The open ask gets the value, JSON or else text, and the run goes on."""
+    await cli.here("emit", "r", "-", stdin=WAITS)
+    ended = await cli.here("answer", "r", given)
+    assert (ended.code, ended.records) == (0, [{"run": "r", "ask": "a1", "value": value}])
+    last = (await cli.here("replay", "r", "--speed", "max")).records[-1]
+    assert (last["type"], last["data"]) == ("run.resumed", {"ask": "a1", "value": value})
+
+
+async def test_answer_at_a_terminal(cli: Cli, terminal: Callable[..., Terminal]) -> None:
+    """It says what the answer was taken for; --ask names the open one."""
+    await cli.here("emit", "r", "-", stdin=WAITS)
+    seen = terminal("answer", "r", "yes", "--ask", "a1", env={"TAILRACE_REDIS_URL": cli.url})
+    assert await seen.ended() == 0
+    assert seen.seen == 'r  answered: "yes"\n'
+
+
+async def test_answer_that_nobody_waits_for(cli: Cli) -> None:
+    """An unknown run is 3; another ask, nothing asked and a run that has ended are 4, in words that tell them apart."""
+    await cli.here("emit", "r", "-", stdin=WAITS)
+    assert (await cli.here("answer", "nobody", "yes")).code == 3
+    other = await cli.here("answer", "r", "yes", "--ask", "a2")
+    assert (other.code, 'waits for an answer to ask "a1", not to "a2"' in other.err) == (4, True)
+    assert (await cli.here("answer", "r", "yes")).code == 0
+    nothing = await cli.here("answer", "r", "yes")
+    assert (nothing.code, "run r asks nothing: it is running." in nothing.err) == (4, True)
+    await cli.here("emit", "r", "run.finished")
+    late = await cli.here("answer", "r", "yes", "--ask", "a1")
+    assert (late.code, "run r ended as succeeded " in late.err) == (4, True)
 
 
 async def test_a_closed_pipe_ends_it_quietly(cli: Cli) -> None:
