@@ -151,6 +151,8 @@ class EmbeddedServer:
         """End it cleanly within STOP_SECONDS, and take server.json away. Harmless when it does not run."""
         if self._owner not in (0, os.getpid()):
             return
+        if self._lock is not None:  # first, so that nobody takes the address of a server that is about to end
+            (self.folder / "server.json").unlink(missing_ok=True)
         process, self._process = self._process, None
         if process is not None and process.poll() is None:
             process.terminate()
@@ -161,8 +163,7 @@ class EmbeddedServer:
                 process.kill()
                 process.wait()
         if self._lock is not None:
-            for name in ("server.json", "valkey.sock"):
-                (self.folder / name).unlink(missing_ok=True)
+            self._socket.unlink(missing_ok=True)
             self._lock.close()
             self._lock = None
         atexit.unregister(self.stop)

@@ -72,6 +72,22 @@ def test_it_is_announced_while_it_runs(tmp_path: Path) -> None:
     assert not file.exists()
 
 
+def test_its_address_goes_before_it_does(tmp_path: Path) -> None:
+    """While the server is still ending, server.json leads nobody to it any more."""
+    server = EmbeddedServer(tmp_path).start()
+    process = server.pid
+    assert process is not None
+    os.kill(process, signal.SIGSTOP)  # it cannot end yet
+    stopping = threading.Thread(target=server.stop)
+    stopping.start()
+    try:
+        wait_until(lambda: not (tmp_path / "server.json").exists(), "server.json is gone", 3)
+        assert stopping.is_alive()
+    finally:
+        os.kill(process, signal.SIGCONT)
+        stopping.join(10)
+
+
 def test_the_gateway_is_told_through_restarts(tmp_path: Path) -> None:
     """The gateway's address stays in server.json when the server is started again."""
     with EmbeddedServer(tmp_path) as server:
