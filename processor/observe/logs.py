@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Mapping, MutableMapping
@@ -92,7 +93,9 @@ def configure(
     out = stream or sys.stderr
     people = log == "console" or (log == "auto" and out.isatty())
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(colors=out.isatty()) if people else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer(colors=out.isatty() and not os.environ.get("NO_COLOR"))
+        if people
+        else structlog.processors.JSONRenderer()
     )
     tail: list[structlog.typing.Processor] = [
         _access_fields,

@@ -52,6 +52,21 @@ def test_console_lines_are_for_people() -> None:
     assert "{" not in out.getvalue()
 
 
+class _Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("value", "coloured"), [("", True), ("1", False)])
+def test_no_color(monkeypatch: pytest.MonkeyPatch, value: str, coloured: bool) -> None:
+    """At a terminal lines have colours, unless NO_COLOR says otherwise."""
+    monkeypatch.setenv("NO_COLOR", value)
+    out = _Screen()
+    configure("auto", stream=out)
+    structlog.get_logger().info("started")
+    assert ("\x1b[" in out.getvalue()) is coloured
+
+
 def test_a_terminal_is_shown_controls_instead_of_obeying_them() -> None:
     """A header may hold C1 controls; ESC comes where a server lets it through."""
     stream = io.StringIO()
