@@ -265,3 +265,23 @@ async def test_elected_schedulers(settings: Settings, client: redis.Redis) -> No
         assert record.last is not None
         times = SECONDLY.due_times(record.last - len(found) * 1000, record.last)
         assert found == [f"tick~{due_name(due)}" for due in times]
+
+
+async def test_a_time_before_the_registration_is_not_started() -> None:
+    """A report of each full hour that is deployed half a minute behind one begins with the next."""
+    with running_fake() as server:
+        assert server.clock is not None
+        async with Tailrace(server.url) as tail:
+            session = await tail.session()
+            now, _ = await list_schedules(session)
+            server.clock.ahead += (3_630_000 - now % 3_600_000) / 1000
+            hourly = Schedule("0 * * * *")
+            record = await register(session, "report", "report", hourly, first=True)
+            assert record.next is not None
+            assert record.next > record.seen
+            await Scheduler(tail).look_once()
+            assert not [state async for state in tail.runs(task="report")]
+            server.clock.ahead += 3_600
+            await Scheduler(tail).look_once()  # half a minute late, within the grace of a schedule that existed
+            (state,) = [state async for state in tail.runs(task="report")]
+            assert state.run == f"report~{due_name(record.next)}"
