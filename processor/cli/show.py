@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -12,9 +13,12 @@ from processor.cli.exits import DONE, FAILED
 from processor.cli.find import find_run
 from processor.cli.opening import reading, wait_for
 from processor.cli.output import Output, output_of, status_text
+from processor.cli.view import value_text
 from processor.cli.words import clock, in_local_time, took
 from processor.core.ago import ago
+from processor.core.cursor import FeedId
 from processor.core.events import Event
+from processor.core.json import dumps
 from processor.store.runs import RunState, Space, read_feed, read_state
 
 __all__ = ["show"]
@@ -23,7 +27,7 @@ NEAR = 100  # of a waiting run's last events: its question is among them, mostly
 
 
 def show(ctx: typer.Context, run: Annotated[str, typer.Argument(help="ID, or its beginning or end.")]) -> None:
-    """State of a run, its times, and why it waits."""
+    """State of a run, its times, why it waits, its input and result."""
     raise typer.Exit(wait_for(_show(output_of(ctx), run)))
 
 
@@ -32,12 +36,27 @@ async def _show(out: Output, text: str) -> int:
         run = await find_run(space, text)
         state = await read_state(space, run)
         assert state is not None  # find_run has just seen it
+        values = await _values(space, state)
         question = await _question(space, state) if out.pretty else ""
     if out.pretty:
-        _describe(out, state, question)
+        _describe(out, state, question, values)
     else:
-        out.record(state.json())
+        out.record(dumps(state.json() | values))
     return FAILED if state.status in ("failed", "cancelled") else DONE
+
+
+async def _values(space: Space, state: RunState) -> dict[str, Any]:
+    """`input` and, of a run that succeeded, `result`, as far as its first and its last event have them."""
+    values: dict[str, Any] = {}
+    places = {"input": 1}
+    if state.status == "succeeded" and state.tail:
+        places["result"] = FeedId.parse(state.tail).seq
+    for name, seq in places.items():
+        for id, payload in await read_feed(space, state.run, seq, last=seq, count=1):
+            data = Event[Any](state.run, id, payload).data
+            if isinstance(data, dict) and name in data:
+                values[name] = data[name]
+    return values
 
 
 async def _question(space: Space, state: RunState) -> str:
@@ -52,7 +71,7 @@ async def _question(space: Space, state: RunState) -> str:
     return ""
 
 
-def _describe(out: Output, state: RunState, question: str) -> None:
+def _describe(out: Output, state: RunState, question: str, values: Mapping[str, Any]) -> None:
     now = datetime.now(UTC)
     age = ago(now.timestamp() - (state.ended or state.updated or state.created) / 1000)
     head = Text.assemble((state.run, "bold"), "  ", status_text(state.status))
@@ -81,6 +100,7 @@ def _describe(out: Output, state: RunState, question: str) -> None:
         "asked": state.ask or "",
         "cancel": f"asked for: {state.cancel or 'no reason given'}" if state.cancel is not None else "",
         "error": state.error or "",
+        **{name: value_text(value) for name, value in values.items()},
     }
     for name, value in lines.items():
         if value:

@@ -11,7 +11,7 @@ from processor.cli.output import STATUS_STYLE, Output
 from processor.core.events import GAP, Event
 from processor.core.json import dumps
 
-__all__ = ["View", "text_of"]
+__all__ = ["View", "text_of", "value_text"]
 
 DIM = "bright_black"
 MAX_VALUE = 200  # characters of a tool's arguments or result; all of it is in --json
@@ -51,12 +51,12 @@ class View:
         elif event.type in ("state.set", "state.patch"):
             self._put(f"state {_state(event.data)}", DIM)
         elif event.type == "usage":
-            self._put(f"usage {_value(event.data)}", DIM)
+            self._put(f"usage {value_text(event.data)}", DIM)
         elif event.type == GAP:
             said = f"events {data.get('from')} to {data.get('to')} cannot be had any more ({data.get('reason')})"
             self._put(said, "yellow")
         else:
-            self._put(f"{event.type} {_value(event.data)}")
+            self._put(f"{event.type} {value_text(event.data)}")
 
     def close(self) -> None:
         """End the line that is being written."""
@@ -78,9 +78,9 @@ class View:
         elif verb == "waiting":
             self._put(f"asks: {data.get('question')}", "magenta")
         elif verb == "resumed":
-            self._put(f"answer: {_value(data.get('value'))}", "magenta")
+            self._put(f"answer: {value_text(data.get('value'))}", "magenta")
         elif verb == "queued":
-            self._put(f"queued: {data.get('task')} {_value(data.get('input', {}))}", DIM)
+            self._put(f"queued: {data.get('task')} {value_text(data.get('input', {}))}", DIM)
         elif verb == "cancel_requested":
             self._put(f"asked to stop{_because(data.get('reason'))}", "yellow")
         else:
@@ -90,7 +90,7 @@ class View:
         self._steps.clear()
         status = {"finished": "succeeded"}.get(verb, verb)
         if verb == "finished":
-            said = "" if data.get("result") is None else f" {_value(data['result'])}"
+            said = "" if data.get("result") is None else f" {value_text(data['result'])}"
         elif verb == "failed":
             said = f": {data.get('error') or data.get('reason')}"
         else:
@@ -116,10 +116,10 @@ class View:
         name = self._tools.get(id, id)
         if id not in self._told and verb in ("ready", "result", "error"):
             self._told.add(id)
-            arguments = _value(data["args"]) if verb == "ready" and "args" in data else ""
+            arguments = value_text(data["args"]) if verb == "ready" and "args" in data else ""
             self._put(f"⚙ {name} {arguments}".rstrip(), "cyan")
         if verb == "result":
-            self._put(f"  → {_value(data.get('value'))}", DIM)
+            self._put(f"  → {value_text(data.get('value'))}", DIM)
         elif verb == "error":
             self._put(f"  ✗ {data.get('error')}", "red")
 
@@ -132,7 +132,11 @@ class View:
         lines = data.get("lines")
         style = LEVEL_STYLE.get(str(data.get("level")), "")
         fields = data.get("fields")
-        more = " ".join(f"{name}={_value(value)}" for name, value in fields.items()) if isinstance(fields, dict) else ""
+        more = (
+            " ".join(f"{name}={value_text(value)}" for name, value in fields.items())
+            if isinstance(fields, dict)
+            else ""
+        )
         for line in lines if isinstance(lines, list) else []:
             self._put(f"{line}  {more}".rstrip() if more else str(line), style or DIM)
             more = ""
@@ -166,7 +170,8 @@ class View:
                 self._writing = True
 
 
-def _value(value: object) -> str:
+def value_text(value: object) -> str:
+    """In one line, cut at MAX_VALUE characters."""
     text = value if isinstance(value, str) else dumps(value).decode()
     text = text.replace("\n", "↵")
     return text if len(text) <= MAX_VALUE else f"{text[:MAX_VALUE]}… ({len(text)} characters)"
@@ -179,5 +184,5 @@ def _because(reason: object) -> str:
 def _state(data: object) -> str:
     """A patch as `name=value`; anything else as it is."""
     if isinstance(data, list) and all(isinstance(op, dict) and op.get("op") in ("add", "replace") for op in data):
-        return " ".join(f"{str(op.get('path', '')).lstrip('/')}={_value(op.get('value'))}" for op in data)
-    return _value(data)
+        return " ".join(f"{str(op.get('path', '')).lstrip('/')}={value_text(op.get('value'))}" for op in data)
+    return value_text(data)

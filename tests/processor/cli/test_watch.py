@@ -215,6 +215,19 @@ async def test_show(cli: Cli, terminal: Callable[..., Terminal]) -> None:
     assert "  error    it broke\n" in seen.seen
 
 
+async def test_show_tells_input_and_result(cli: Cli, terminal: Callable[..., Terminal]) -> None:
+    """Whole in JSON; at a terminal one line each, cut at 200 characters."""
+    given = {"type": "run.started", "data": {"task": "t", "input": {"q": "why"}}}
+    lines = [given, {"type": "a.b"}, {"type": "run.finished", "data": {"result": "x" * 300}}]
+    await cli.here("emit", "r", "-", stdin="\n".join(map(json.dumps, lines)).encode())
+    (record,) = (await cli.here("show", "r")).records
+    assert (record["input"], record["result"]) == ({"q": "why"}, "x" * 300)
+    seen = terminal("show", "r", env={"TAILRACE_REDIS_URL": cli.url})
+    assert await seen.ended() == 0
+    assert '  input    {"q":"why"}\n' in seen.seen
+    assert f"{'x' * 200}… (300 characters)\n" in seen.seen
+
+
 async def test_show_of_a_run_that_waits_for_a_person(cli: Cli, terminal: Callable[..., Terminal]) -> None:
     """It shows the question and how to answer it; a question too far back is where tail shows it."""
     lines = b'{"type":"run.started"}\n{"type":"run.waiting","data":{"ask":"a1","question":"Go on?"}}\n'
