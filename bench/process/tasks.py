@@ -12,7 +12,7 @@ from processor.client.task import Task
 
 __all__ = ["CONCURRENCY", "Tasks", "start_many"]
 
-CONCURRENCY: Final = 100
+CONCURRENCY: Final = 400  # executions at once, two reads of them: while one is begun and settled the other is read
 AT_ONCE: Final = 500  # starts in flight
 
 
