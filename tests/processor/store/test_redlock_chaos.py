@@ -17,6 +17,7 @@ from tests.support.faketime import ClockedDaemon
 from tests.support.until import until
 
 TTL_MS = 400
+LONG_TTL_MS = 2_000  # longer than the steps of a test take
 SEED = int(os.environ.get("TAILRACE_SEED", random.randrange(1 << 32)))
 
 pytestmark = pytest.mark.holds_loop  # servers are started and asked from the test's own thread
@@ -62,12 +63,6 @@ class _Witness:
 Trouble = Callable[[LockDaemons, int], None]
 
 
-def _early(daemons: LockDaemons, number: int) -> None:
-    """Its clock leaps forward: what it holds has expired."""
-    with daemons.client(number) as client:
-        client.pexpire("lock", 1)
-
-
 def _never(daemons: LockDaemons, number: int) -> None:
     """Its clock stands: what it holds does not expire."""
     with daemons.client(number) as client:
@@ -82,14 +77,16 @@ def _restart(daemons: LockDaemons, number: int) -> None:
     daemons.restart(number)
 
 
-TROUBLES: list[Trouble] = [_early, _never, _freeze, _restart]
+# None of them forgets a lock too early: two majorities of three have one server in common, and if that one does while another
+# is silent, nobody could tell. test_redlock.py has the clock that leaps while the others answer.
+TROUBLES: list[Trouble] = [_never, _freeze, _restart]
 
 
 @pytest.mark.parametrize("count", [3, 5])
 @pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=pytest.mark.soak)])
 async def test_never_two(daemons: LockDaemons, count: int, seconds: float) -> None:
-    """While fewer than the majority are killed, frozen or keep wrong time, no two candidates hold a valid lock at once,
-    though their own clocks differ by 1 %; and it goes on being won."""
+    """While fewer than the majority are killed, frozen or never forget, no two candidates hold a valid lock at once, though
+    their own clocks differ by 1 %; and it goes on being won."""
     print("seed", SEED)
     draw = random.Random(SEED)
     bad = draw.sample(range(count), count - count // 2 - 1)
@@ -139,9 +136,8 @@ async def test_restarts_one_after_the_other(daemons: LockDaemons) -> None:
 
 
 async def test_a_clock_that_leaps() -> None:
-    """One of three servers has a clock that leaps by an hour, ahead and back, all the time: there are never two."""
-    print("seed", SEED)
-    draw = random.Random(SEED)
+    """One of three servers has a clock that leaps by an hour, ahead and back: who holds the others keeps the lock, and it can
+    be won again afterwards."""
     made: list[ClockedDaemon] = []
 
     def clocked(folder: Path) -> ClockedDaemon:
@@ -149,19 +145,14 @@ async def test_a_clock_that_leaps() -> None:
         return made[0]
 
     with running_lock_servers(3, clocked) as daemons:
-        await daemons.is_old(range(3), TTL_MS)
-        witness, stop = _Witness(), asyncio.Event()
-        group = [Party(daemons.urls, "lock", ttl_ms=TTL_MS) for _ in range(3)]
-        holding = [
-            asyncio.create_task(witness.hold(who, party, random.Random(draw.random()), stop))
-            for who, party in enumerate(group)
-        ]
-        for seconds in (3600, 0, -3600, 0, 3600, -3600) * 2:
-            await asyncio.sleep(draw.uniform(0.1, TTL_MS / 1000))
+        await daemons.is_old(range(3), LONG_TTL_MS)
+        first, second = (Party(daemons.urls, "lock", ttl_ms=LONG_TTL_MS) for _ in range(2))
+        for seconds in (3600, 0, -3600, 0, 3600, -3600):
+            held = await first.lock.acquire()
+            assert held is not None
             made[0].move(seconds)
-        stop.set()
-        await asyncio.gather(*holding)
-        for party in group:
+            assert await second.lock.acquire() is None
+            assert first.lock.seconds_left(held) > 0
+            await first.lock.release(held)
+        for party in (first, second):
             await party.close()
-    assert not witness.overlaps(), SEED
-    assert len(witness.spans) >= 2
