@@ -11,14 +11,15 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 RUNTIME := $(VENV)/.installed-runtime
 DEV := $(VENV)/.installed-dev
-CORES ?= 2
+# tests mostly wait for processes: three at once fill two cores
+JOBS ?= 3
 ARGS ?=
 
 .PHONY: help demo test check soak bench lock clean
 
 help:
 	@echo 'make demo     a real agent, live in the browser (ARGS=--once: without staying)'
-	@echo 'make test     all tests on two cores, against real servers (CORES=0: one by one, in this process)'
+	@echo 'make test     all tests, three at once, against real servers (JOBS=0: one by one)'
 	@echo 'make check    ruff and mypy'
 	@echo 'make soak     the long tests: minutes to hours'
 	@echo 'make bench    measurements (ARGS="append": one of them)'
@@ -29,7 +30,7 @@ demo: $(RUNTIME)
 	@$(BIN)/tailrace demo $(ARGS) || [ $$? -eq 130 ]  # 130: Ctrl-C, which is how it is meant to end
 
 test: $(DEV)
-	@$(BIN)/python -m pytest -n $(CORES) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 check: $(DEV)
 	@$(BIN)/ruff check .

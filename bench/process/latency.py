@@ -16,6 +16,7 @@ from bench.process.oracle import until_drained
 from bench.process.tasks import Tasks
 from bench.report import Report
 from bench.server import served_by_tcp
+from gateway.collector import calm_collector
 from processor.client.tailrace import Tailrace
 from processor.core.settings import Settings
 from processor.store.embedded import Aof
@@ -66,6 +67,7 @@ async def _started(url: str, seconds: float) -> float:
     """Starts at an even pace, none waiting for another; returns once all were executed."""
     async with Tailrace(settings=Settings(redis_url=url)) as tail:
         first_line = Tasks(tail).first_line
+        calm_collector()  # a full pass of this producer's would be a tenth of a second of nobody's latency
         behind = 0.0
         begin = time.perf_counter()
         async with asyncio.TaskGroup() as starting:
