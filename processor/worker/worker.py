@@ -18,6 +18,7 @@ from processor.core.lifecycle import TERMINAL
 from processor.store.claims import own
 from processor.store.connection import speaking_of
 from processor.store.executing import Settled, Taken, Unit
+from processor.store.lag import read_lags
 from processor.store.line import Line
 from processor.store.runs import read_tail
 from processor.worker.draining import drain
@@ -257,7 +258,12 @@ class Worker:
             await self._change(0.05)
             return False
         try:
-            return not await self._keeping.due_within(DUE_SOON_MS)
+            if await self._keeping.due_within(DUE_SOON_MS):
+                return False
+            streams = [keys.work(task) for keys in self.session.keys.partitions for task in self.tasks]
+            with speaking_of(self.session.server.address.url):
+                _, waiting = await read_lags(self.session, streams)  # what became due since the last read
+            return not any(waiting.values())
         except ServerError as error:
             log.warning("burst_waits", error=error.code, message=error.message)
             await asyncio.sleep(READ_RETRY_SECONDS)
