@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
-
-from redis.exceptions import ResponseError
+from typing import Any, Final
 
 from processor.core.keys import PartitionKeys
 from processor.store.connection import execute, uncancelled
-from processor.store.executing import GROUP
 from processor.store.schedules import list_schedules
 from processor.store.space import Space, ms_of
+from processor.store.work import WorkStream, ask_streams, read_fronts, told_streams
 from processor.store.workers import list_workers
 
 __all__ = ["Backlog", "known_tasks", "read_backlogs", "tasks_with_work"]
@@ -33,20 +31,12 @@ class Backlog:
     oldest_ms: int = 0  # how long the first of those waiting has waited
 
 
-class _Stream(NamedTuple):
-    """One work stream."""
-
-    waiting: int
-    pending: int
-    delivered: str  # ID of the entry that was given out last
-
-
 async def read_backlogs(space: Space, tasks: Iterable[str]) -> list[Backlog]:
     """In the order of the tasks. Three round trips, whatever their number."""
     names = list(dict.fromkeys(tasks))
     places = [(task, keys.work(task)) for task in names for keys in space.keys.partitions]
     now, streams = await _streams(space, [stream for _, stream in places])
-    fronts = await _fronts(space, {name: stream for (_, name), stream in zip(places, streams, strict=True)})
+    fronts = await read_fronts(space, {name: stream for (_, name), stream in zip(places, streams, strict=True)})
     delayed = await _delayed(space)
     waiting, pending, oldest = Counter[str](), Counter[str](), Counter[str]()
     for (task, name), stream in zip(places, streams, strict=True):
@@ -56,42 +46,16 @@ async def read_backlogs(space: Space, tasks: Iterable[str]) -> list[Backlog]:
     return [Backlog(task, waiting[task], pending[task], delayed[task], oldest[task]) for task in names]
 
 
-async def _streams(space: Space, names: Sequence[str]) -> tuple[int, list[_Stream]]:
+async def _streams(space: Space, names: Sequence[str]) -> tuple[int, list[WorkStream]]:
     """And the server's time in ms."""
     async with space.redis.pipeline(transaction=False) as pipe:
         untyped: Any = pipe
         untyped.execute_command("TIME")
-        for name in names:
-            untyped.execute_command("XLEN", name)
-            untyped.execute_command("XINFO", "GROUPS", name)
+        ask_streams(untyped, names)
         time, *replies = await uncancelled(untyped.execute(raise_on_error=False))
-    for reply in (time, *replies[::2]):
-        if isinstance(reply, Exception):
-            raise reply
-    return ms_of(time), [_stream(*replies[n : n + 2]) for n in range(0, len(replies), 2)]
-
-
-def _stream(length: int, groups: Any) -> _Stream:
-    """groups: XINFO GROUPS' reply. What is settled is deleted, so what is not pending waits; XINFO's own lag is null then."""
-    if isinstance(groups, Exception) and not isinstance(groups, ResponseError):  # that there is no such key
-        raise groups
-    for group in groups if isinstance(groups, list) else []:
-        said = group if isinstance(group, dict) else dict(zip(group[::2], group[1::2], strict=True))
-        of = {name.decode() if isinstance(name, bytes) else name: value for name, value in said.items()}
-        if of["name"] == GROUP.encode():
-            return _Stream(max(0, length - of["pending"]), of["pending"], of["last-delivered-id"].decode())
-    return _Stream(length, 0, "0-0")
-
-
-async def _fronts(space: Space, streams: dict[str, _Stream]) -> dict[str, int]:
-    """When the first entry that waits was added (ms), of streams where one does."""
-    behind = [name for name, stream in streams.items() if stream.waiting]
-    async with space.redis.pipeline(transaction=False) as pipe:
-        untyped: Any = pipe
-        for name in behind:
-            untyped.execute_command("XRANGE", name, f"({streams[name].delivered}", "+", "COUNT", 1)
-        found = await uncancelled(untyped.execute())
-    return {name: int(entries[0][0].partition(b"-")[0]) for name, entries in zip(behind, found, strict=True) if entries}
+    if isinstance(time, Exception):
+        raise time
+    return ms_of(time), told_streams(replies)
 
 
 async def _delayed(space: Space) -> Counter[str]:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
-
-from redis.exceptions import ResponseError
 
 from processor.core.worker import Workers
 from processor.store.connection import uncancelled
 from processor.store.space import Space
+from processor.store.work import WorkStream, ask_streams, read_fronts, told_streams
 from processor.store.workers import read_workers
 
-__all__ = ["GROUP", "Queued", "read_lags", "read_queued"]
+__all__ = ["Queued", "read_lags", "read_queued"]
 
-GROUP: Final = "workers"  # of every work stream
 LOOK_AT: Final = 100  # newest runs of each partition: who starts a task that nobody has goes on starting it
 
 
@@ -29,36 +27,23 @@ class Queued:
 
 
 async def read_lags(space: Space, streams: Iterable[str]) -> tuple[Workers, dict[str, int]]:
-    """The workers there are, and of each work stream (its key) how many entries are not delivered yet. One round trip.
+    """The workers there are, and of each work stream (its key) how many entries are not delivered yet. One round trip."""
+    workers, found = await _read(space, streams)
+    return workers, {name: stream.waiting for name, stream in found.items()}
 
-    What is delivered is deleted with its acknowledgement, so the rest is all that is not pending; XINFO's lag is null or
-    wrong once entries were deleted.
-    """
+
+async def _read(space: Space, streams: Iterable[str]) -> tuple[Workers, dict[str, WorkStream]]:
     names = list(dict.fromkeys(streams))
     async with space.redis.pipeline(transaction=False) as pipe:
         untyped: Any = pipe
         untyped.execute_command("TIME")
         untyped.execute_command("HGETALL", space.keys.workers)
-        for name in names:
-            untyped.execute_command("XLEN", name)
-            untyped.execute_command("XPENDING", name, GROUP)
+        ask_streams(untyped, names)
         time, workers, *replies = await uncancelled(untyped.execute(raise_on_error=False))
     for reply in (time, workers):
         if isinstance(reply, Exception):
             raise reply
-    lags = {name: _lag(*replies[2 * n : 2 * n + 2]) for n, name in enumerate(names)}
-    return read_workers(time, workers), lags
-
-
-def _lag(length: Any, pending: Any) -> int:
-    if isinstance(length, Exception):
-        raise length
-    if isinstance(pending, ResponseError) and "NOGROUP" in str(pending):
-        return int(length)  # no worker has ever looked
-    if isinstance(pending, Exception):
-        raise pending
-    taken = pending["pending"] if isinstance(pending, dict) else pending[0]
-    return max(0, int(length) - int(taken))
+    return read_workers(time, workers), dict(zip(names, told_streams(replies), strict=True))
 
 
 async def read_queued(space: Space) -> tuple[Workers, list[Queued]]:
@@ -68,16 +53,16 @@ async def read_queued(space: Space) -> tuple[Workers, list[Queued]]:
     would cost a big server more than the answer is worth.
     """
     tasks = await _tasks_of_newest(space)
-    streams = {partition.work(task): task for partition in space.keys.partitions for task in tasks}
-    workers, lags = await read_lags(space, streams)
-    behind = [name for name, lag in lags.items() if lag]
-    fronts = dict(zip(behind, await _fronts(space, behind), strict=True))
+    names = {partition.work(task): task for partition in space.keys.partitions for task in tasks}
+    workers, streams = await _read(space, names)
+    fronts = await read_fronts(space, streams)
     found: dict[str, Queued] = {}
-    for name, front in fronts.items():
-        task = streams[name]
-        known = found.get(task, Queued(task, 0, 0))
-        waited = max(0, workers.now - front) if front else 0
-        found[task] = Queued(task, known.runs + lags[name], max(known.oldest_ms, waited))
+    for name, stream in streams.items():
+        if stream.waiting:
+            task = names[name]
+            known = found.get(task, Queued(task, 0, 0))
+            waited = max(0, workers.now - fronts.get(name, workers.now))
+            found[task] = Queued(task, known.runs + stream.waiting, max(known.oldest_ms, waited))
     return workers, sorted(found.values(), key=lambda queued: (-queued.runs, queued.task))
 
 
@@ -99,31 +84,3 @@ async def _tasks_of_newest(space: Space) -> set[str]:
             untyped.execute_command("HMGET", key, "status", "task")
         states = await uncancelled(untyped.execute())
     return {task.decode() for status, task in states if status == b"queued" and task}
-
-
-async def _fronts(space: Space, streams: Sequence[str]) -> list[int]:
-    """When the first entry that is not delivered was added to each stream (ms), 0 where a worker has just taken it."""
-    async with space.redis.pipeline(transaction=False) as pipe:
-        untyped: Any = pipe
-        for name in streams:
-            untyped.execute_command("XINFO", "GROUPS", name)
-        groups = await uncancelled(untyped.execute(raise_on_error=False))
-    async with space.redis.pipeline(transaction=False) as pipe:
-        untyped = pipe
-        for name, reply in zip(streams, groups, strict=True):
-            untyped.execute_command("XRANGE", name, f"({_delivered(reply)}", "+", "COUNT", 1)
-        entries = await uncancelled(untyped.execute())
-    return [int(found[0][0].partition(b"-")[0]) if found else 0 for found in entries]
-
-
-def _delivered(groups: Any) -> str:
-    """The last entry that the workers' group was given. groups: a reply to XINFO GROUPS, or what the server said instead."""
-    for group in groups if isinstance(groups, list) else []:
-        if isinstance(group, dict):
-            said = {str(name): value for name, value in group.items()}
-        else:
-            said = {name.decode(): value for name, value in zip(group[::2], group[1::2], strict=True)}
-        if said["name"] == GROUP.encode():
-            last: bytes = said["last-delivered-id"]
-            return last.decode()
-    return "0-0"

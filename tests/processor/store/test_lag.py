@@ -10,7 +10,8 @@ from processor.client.session import Session
 from processor.client.tailrace import Tailrace
 from processor.core.settings import Settings
 from processor.store.connection import execute
-from processor.store.lag import GROUP, Queued, read_queued
+from processor.store.executing import GROUP
+from processor.store.lag import Queued, read_queued
 from tests.support.servers import TestServer
 
 
