@@ -63,15 +63,33 @@ class Relay:
 
     async def _relay(self, redis: OneConnection, source: int) -> int:
         taken = 0
-        while page := await self._read(redis, source, self._reached.get(source, "0-0")):
+        reached = self._reached.get(source)
+        marks: dict[int, str] = {}  # asked for only where nothing is known: what was taken before is not sent again
+        while page := await self._read(redis, source, reached or "0-0"):
+            reached = page[-1].id
+            if source not in self._reached:
+                await self._ask_marks(redis, source, page, marks)
+                page = [entry for entry in page if _is_behind(marks[entry.target], entry.id)]
             for target in {entry.target for entry in page}:
                 taken += await self._send(redis, source, target, [entry for entry in page if entry.target == target])
-            self._reached[source] = page[-1].id
+        if reached is not None:
+            self._reached[source] = reached
         return taken
+
+    async def _ask_marks(
+        self, redis: OneConnection, source: int, entries: Sequence[_Entry], marks: dict[int, str]
+    ) -> None:
+        """Of their targets, those that are not known yet."""
+        for target in {entry.target for entry in entries} - marks.keys():
+            mark = await execute(redis, "HGET", self._space.keys.partitions[target].marks, source)
+            marks[target] = mark.decode() if mark else "0-0"
 
     async def _read(self, redis: OneConnection, source: int, after: str) -> list[_Entry]:
         outbox = self._space.keys.partitions[source].outbox
-        found = await execute(redis, "XRANGE", outbox, f"({after}", "+", "COUNT", PAGE)
+        return await self._page(redis, outbox, f"({after}", "+")
+
+    async def _page(self, redis: OneConnection, outbox: str, start: str, end: str) -> list[_Entry]:
+        found = await execute(redis, "XRANGE", outbox, start, end, "COUNT", PAGE)
         return [_entry(id.decode(), _fields(fields)) for id, fields in found]
 
     async def _send(self, redis: OneConnection, source: int, target: int, entries: Sequence[_Entry]) -> int:
@@ -125,24 +143,28 @@ class Relay:
             return await self._clear(redis, source)
 
     async def _clear(self, redis: OneConnection, source: int) -> int:
-        partitions = self._space.keys.partitions
+        outbox = self._space.keys.partitions[source].outbox
         seconds, _ = await execute(redis, "TIME")
         old = f"{int((int(seconds) - KEEP_SECONDS) * 1000)}"
-        found = await execute(redis, "XRANGE", partitions[source].outbox, "-", old, "COUNT", PAGE)
-        entries = [_entry(id.decode(), _fields(fields)) for id, fields in found]
         marks: dict[int, str] = {}
-        for target in {entry.target for entry in entries}:
-            mark = await execute(redis, "HGET", partitions[target].marks, source)
-            marks[target] = mark.decode() if mark else "0-0"
-        gone = [entry.id for entry in entries if _parts(entry.id) <= _parts(marks[entry.target])]
-        if gone:
-            await execute(redis, "XDEL", partitions[source].outbox, *gone)
-        return len(gone)
+        start, cleared = "-", 0
+        while page := await self._page(redis, outbox, start, old):
+            await self._ask_marks(redis, source, page, marks)
+            gone = [entry.id for entry in page if not _is_behind(marks[entry.target], entry.id)]
+            if gone:
+                await execute(redis, "XDEL", outbox, *gone)
+            start, cleared = f"({page[-1].id}", cleared + len(gone)
+        return cleared
 
 
 def _parts(id: str) -> tuple[int, int]:
     ms, _, n = id.partition("-")
     return int(ms), int(n)
+
+
+def _is_behind(mark: str, id: str) -> bool:
+    """Whether a target with that mark lacks the entry."""
+    return _parts(id) > _parts(mark)
 
 
 def _fields(fields: Any) -> dict[bytes, bytes]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import structlog
@@ -136,3 +137,32 @@ def test_only_what_a_mark_covers_is_deleted(relays: Relays, monkeypatch: pytest.
     relays.relay(Relay(relays.space))
     assert relays.clear(relay) == 1
     assert relays.scene.here.client.xlen(relays.scene.here.keys.outbox) == 0
+
+
+def test_all_that_is_old_goes_in_one_look(relays: Relays, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many pages were taken long enough ago, they are deleted together: else an outbox under load grows for ever."""
+    for _ in range(5):
+        relays.settle("b", "d")
+    relay = Relay(relays.space)
+    relays.relay(relay)
+    monkeypatch.setattr(relay_module, "KEEP_SECONDS", -1.0)
+    assert relays.clear(relay) == 10
+
+
+def test_what_was_taken_is_not_sent_again(relays: Relays, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relay that knows nothing asks the marks, and sends what its targets lack."""
+    relays.settle("b", "d")
+    relays.relay(Relay(relays.space))
+    sent: list[int] = []
+    send = Relay._call
+
+    async def counted(self: Relay, redis: Any, source: int, target: int, entries: Sequence[Any]) -> list[str]:
+        sent.append(len(entries))
+        return await send(self, redis, source, target, entries)
+
+    monkeypatch.setattr(Relay, "_call", counted)
+    assert relays.relay(Relay(relays.space)) == [0]
+    assert sent == []
+    relays.settle("d")
+    assert relays.relay(Relay(relays.space)) == [1]
+    assert sent == [1]
