@@ -226,9 +226,8 @@ class Execution:
             verb="finish",
             payload=compose("run.finished", data, attempt=self._run.attempt),
             outputs=self._effects.outputs,
-            live=self._writer.chain.stored,
         )
-        answer = await self._session.settle(unit)
+        answer = await self._session.settle(unit, self._writer.chain)
         if answer.word == "refused":
             return IllegalEvent(f"what the task did to another run was refused: {answer.detail}.", run=self._run.id)
         if answer.word not in ("settled", "done"):

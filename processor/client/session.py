@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import random
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
 from typing import ClassVar, Final
 
 import structlog
 from redis.asyncio import Redis
 
 from processor.client.owners import Owners
-from processor.core.chain import Budget
+from processor.core.chain import Budget, Chain
 from processor.core.errors import ServerError, ServerUnreachable
 from processor.core.keys import Keyspace, PartitionKeys
 from processor.core.settings import Settings
 from processor.store.append import Appender
 from processor.store.connection import redact, speaking_of
-from processor.store.executing import Settled, Unit, settle_command
+from processor.store.executing import Settled, Unit
+from processor.store.line import Line
 from processor.store.producer import Producer
-from processor.store.relay import Relay
+from processor.store.relaying import Relaying
 from processor.store.scripts import Limits, Scripts
 from processor.store.server import Server
+from processor.store.settling import Settling
 from processor.store.topics import Topics
 from processor.store.topology import create_topology, settle_layout
 
@@ -30,8 +33,6 @@ __all__ = ["Session"]
 
 log = structlog.get_logger("tailrace")
 REOPEN_SECONDS: Final = 0.5
-REFILL_LOOK_SECONDS: Final = 0.1  # while live events that the server lost come again
-REFILL_LOOKS: Final = 100
 PASS_SECONDS: Final = 5.0
 
 
@@ -56,7 +57,9 @@ class Session:
         self._opened = asyncio.get_running_loop().create_future()
         self._opening: asyncio.Task[None] | None = None
         self._passes: asyncio.Task[None] | None = None
-        self._relaying: set[asyncio.Task[None]] = set()
+        self.relaying = Relaying(self)
+        self._line: Line | None = None
+        self._settling: Settling | None = None  # of executions without a worker that did something to other runs
 
     @property
     def is_foreign(self) -> bool:
@@ -133,16 +136,16 @@ class Session:
         await self.ready_at_last()
         period = min(PASS_SECONDS, self.settings.owner_seconds / 6)
         while True:
-            relay = Relay(self)
-            for number, partition in enumerate(self.keys.partitions):
+            looks: list[Callable[[], Awaitable[object]]] = [self.relaying.look]
+            looks += [functools.partial(self.expire, partition) for partition in self.keys.partitions]
+            for look in looks:
                 try:
                     with speaking_of(self.server.address.url):
-                        await self.expire(partition)
-                        await relay.relay(number)
+                        await look()
                 except ServerUnreachable:
                     break  # the next pass finds the silence
                 except ServerError as error:
-                    log.warning("pass_failed", partition=partition.prefix, error=error.message)
+                    log.warning("pass_failed", error=error.message)
             await asyncio.sleep(period * (0.8 + 0.4 * random.random()))
 
     async def ready_at_last(self) -> Session:
@@ -163,38 +166,15 @@ class Session:
 
     # What executions without a worker do to other runs.
 
-    async def settle(self, unit: Unit) -> Settled:
-        """Asked again until the server answers: it tells what it has done already."""
-        partition = self.keys.number(unit.run)
-        script = self.scripts.named("settle")
-        patience = REFILL_LOOKS
-        while True:
-            command = settle_command(script, self.limits, self.keys, partition, [unit])
-            try:
-                with speaking_of(self.server.address.url):
-                    answer = Settled.parse((await self.scripts.send(script, command))[0])
-            except ServerError as error:
-                log.warning("settle_waits", error=error.code, message=error.message, run=unit.run)
-                await asyncio.sleep(REOPEN_SECONDS * (0.5 + random.random()))
-                continue
-            if answer.word != "behind":
-                break
-            patience -= 1
-            unit = unit if patience else replace(unit, live=0)  # what nobody has any more ends no run
-            await asyncio.sleep(REFILL_LOOK_SECONDS)
-        if any(self.keys.number(output.run) != partition for output in unit.outputs):
-            relaying = asyncio.get_running_loop().create_task(self._relay(partition), name="tailrace-relay")
-            self._relaying.add(relaying)
-            relaying.add_done_callback(self._relaying.discard)
-        return answer
-
-    async def _relay(self, partition: int) -> None:
-        """What fails here is relayed by whoever makes the next pass."""
-        try:
-            with speaking_of(self.server.address.url):
-                await Relay(self).relay(partition)
-        except ServerError as error:
-            log.info("relay_waits", error=error.code)
+    async def settle(self, unit: Unit, chain: Chain) -> Settled:
+        """Behind its live events; asked again until the server answers. chain: of those events."""
+        if self._settling is None:
+            self._line = Line(self.server.address, "tailrace-settle")
+            script = self.scripts.named("settle")
+            self._settling = Settling(self._line, script, self.limits, lambda: self.keys, self.relaying.soon)
+        answered: asyncio.Future[Settled] = asyncio.get_running_loop().create_future()
+        self._settling.put(self.keys.number(unit.run), unit, _unless_given_up(answered), chain)
+        return await answered
 
     async def flush(self, seconds: float) -> None:
         """Waits until everything written has been taken, so long at most."""
@@ -211,9 +191,12 @@ class Session:
         """Owned runs may end within drain_seconds, then they fail as shutdown; what is written goes out."""
         await self.owners.close(drain_seconds)
         await self.flush(1.0)
-        if self._relaying:
-            await asyncio.wait(self._relaying, timeout=1.0)
-        tasks = [task for task in (self._opening, self._passes, *self._relaying) if task is not None]
+        if self._settling is not None:
+            await self._settling.close()
+        if self._line is not None:
+            self._line.close()
+        await self.relaying.close(seconds=1.0)
+        tasks = [task for task in (self._opening, self._passes) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -223,6 +206,11 @@ class Session:
         self.topics.close()
         await self.appender.close()
         await self.server.release()
+
+
+def _unless_given_up(answered: asyncio.Future[Settled]) -> Callable[[Settled], None]:
+    """Tells whoever still waits."""
+    return lambda answer: None if answered.done() else answered.set_result(answer)
 
 
 def _in_child() -> None:

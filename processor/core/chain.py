@@ -164,6 +164,11 @@ class Chain:
         """Whether the server may lack what it acknowledged."""
         return self._ask or self._draining or any(item.acknowledged for item in self.queue)
 
+    def may_refill(self, number: int) -> bool:
+        """Whether events up to that number, which the server acknowledged and lost, may come again: they are under way, or
+        nobody has noticed the loss yet."""
+        return self.ended is None and (self.resyncing or bool(self.flying) or self.stored >= number)
+
     @property
     def wants(self) -> bool:
         """Whether something is to be sent, now or when its flights are answered."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from processor.worker.settling import Settling
+from processor.store.settling import Settling
 from processor.worker.starting import Starting
 
 if TYPE_CHECKING:

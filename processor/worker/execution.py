@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import structlog
@@ -27,14 +26,13 @@ if TYPE_CHECKING:
     from processor.client.session import Session
     from processor.client.tailrace import Tailrace
     from processor.client.task import Task
+    from processor.core.chain import Chain
     from processor.core.events import Fields
     from processor.worker.places import Places
 
 __all__ = ["Crew", "Execution"]
 
 log = structlog.get_logger("tailrace.worker")
-REFILL_LOOK_SECONDS: Final = 0.1  # while live events that the server lost come again
-REFILL_SECONDS: Final = 10.0  # then nobody has them any more
 
 Stopped = Literal["", "cancel", "timeout", "release", "lost", "drop"]
 """Why its function was cancelled. lost: the server knows another execution of the run, or none. drop: nothing is said of it."""
@@ -48,7 +46,9 @@ class Crew(Protocol):
     session: Session
     places: Places
 
-    def settle(self, partition: int, unit: Unit, tell: Callable[[Settled], None]) -> None: ...
+    def settle(
+        self, partition: int, unit: Unit, tell: Callable[[Settled], None], chain: Chain | None = None
+    ) -> None: ...
     def over(self, execution: Execution) -> None:
         """Its function has ended, one way or another."""
 
@@ -173,30 +173,12 @@ class Execution:
         elif unit.verb == "back":
             self._crew.settle(self.partition, unit, lambda answer: self._forget())
         else:
-            self._settle_behind(unit, self._settled)
+            self._crew.settle(self.partition, unit, self._settled, self._chain)
 
-    def _settle_behind(self, unit: Unit, tell: Callable[[Settled], None]) -> None:
-        """Behind the live events that the server acknowledged: what it has lost of them comes again first."""
-        if self._writer is None:
-            self._crew.settle(self.partition, unit, tell)
-            return
-        chain, loop = self._writer.chain, asyncio.get_running_loop()
-        until = loop.time() + REFILL_SECONDS
-
-        def send(unit: Unit) -> None:
-            self._crew.settle(self.partition, unit, lambda answer: judge(unit, answer))
-
-        def judge(unit: Unit, answer: Settled) -> None:
-            if answer.word != "behind":
-                tell(answer)
-                return
-            is_refilled = not (chain.resyncing or chain.flying)
-            if (is_refilled and chain.stored < unit.live) or loop.time() > until:
-                log.error("live_events_lost", run=self.taken.run, attempt=self._begun.attempt)
-                unit = replace(unit, live=0)
-            loop.call_later(REFILL_LOOK_SECONDS, send, unit)
-
-        send(replace(unit, live=chain.stored))
+    @property
+    def _chain(self) -> Chain | None:
+        """Of what it wrote into its own run."""
+        return self._writer.chain if self._writer is not None else None
 
     def _input(self) -> object:
         data = loads(b"{" + self.taken.payload).get("data")
@@ -404,7 +386,7 @@ class Execution:
         """Gives the wait for an answer to the server, if it still waits."""
         if self._parking is None and self.ask and self._parks and self.runs and not self._stopped:
             self._parking = asyncio.get_running_loop().create_future()
-            self._settle_behind(self._units.park(self.ask), self._parked)
+            self._crew.settle(self.partition, self._units.park(self.ask), self._parked, self._chain)
 
     def step_aside(self) -> None:
         """If it waits: to be gone on with elsewhere."""

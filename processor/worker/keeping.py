@@ -15,7 +15,6 @@ from processor.client.renewal import Call, Renewal
 from processor.core.errors import ServerError
 from processor.store.connection import execute, speaking_of
 from processor.store.executing import Taken
-from processor.store.relay import Relay
 from processor.store.scripts import Held, renew_command
 from processor.store.space import ms_of
 from processor.store.workers import ANNOUNCE_SECONDS, announce, tell_stopped, worker_here
@@ -66,10 +65,7 @@ class Keeping:
     ) -> None:
         self._worker, self._session = worker, worker.session
         self._loop = asyncio.get_running_loop()
-        self._relay = Relay(self._session)
-        self._relaying: dict[int, asyncio.Task[None]] = {}
-        self._relay_again: set[int] = set()
-        steps = {"relay": self._relay_all, "limits": gate.renew}
+        steps = {"relay": self._session.relaying.look, "limits": gate.renew}
         self.passes = Passes(self._session, worker.consumer, list(worker.tasks), take, free=free, also=steps)
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[Any]] = []
@@ -104,11 +100,10 @@ class Keeping:
     async def close(self) -> None:
         self._stop.set()
         await asyncio.wait(self._tasks, timeout=STOP_SECONDS)  # what is under way, above all a pass
-        await self._until_relayed()
-        beside = [*self._tasks, *self._relaying.values()]
-        for task in beside:
+        await self._session.relaying.close(seconds=RELAY_SECONDS)
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*beside, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         self._renewal.stop()
         await asyncio.to_thread(self._renewal.join, STOP_SECONDS)
         for ctl, control in self._controls.items():
@@ -166,47 +161,6 @@ class Keeping:
                 execution.park()
             elif waits is None and now >= execution.deadline:
                 execution.time_out()
-
-    @property
-    def relays(self) -> bool:
-        """Whether something is on its way to another partition."""
-        return bool(self._relaying)
-
-    # Relays.
-
-    def relay_soon(self, partition: int) -> None:
-        """Its outbox got something."""
-        if partition in self._relaying:
-            self._relay_again.add(partition)
-            return
-        relaying = self._relaying[partition] = self._loop.create_task(self._relay_one(partition), name="tailrace-relay")
-        relaying.add_done_callback(lambda _: self._relayed(partition))
-
-    def _relayed(self, partition: int) -> None:
-        del self._relaying[partition]
-        if partition in self._relay_again:
-            self._relay_again.discard(partition)
-            self.relay_soon(partition)
-
-    async def _relay_one(self, partition: int) -> None:
-        try:
-            with speaking_of(self._session.server.address.url):
-                await self._relay.relay(partition)
-        except ServerError as error:
-            log.info("relay_waits", error=error.code)  # the next pass tries again
-
-    async def _until_relayed(self) -> None:
-        """What was settled last reaches other partitions before this process goes: nobody else may come for hours."""
-        deadline = self._loop.time() + RELAY_SECONDS
-        while self._relaying and self._loop.time() < deadline:
-            await asyncio.wait(self._relaying.values(), timeout=deadline - self._loop.time())
-            await asyncio.sleep(0)  # one that is over may begin another
-
-    async def _relay_all(self) -> None:
-        for partition in range(len(self._session.keys.partitions)):
-            self._relay.forget()
-            await self._relay.relay(partition)
-            await self._relay.clear(partition)
 
     # Others.
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from processor.client.session import Session
+from processor.core.chain import Chain
 from processor.core.errors import ServerError
 from processor.core.lifecycle import TERMINAL
 from processor.store.claims import own
@@ -21,6 +22,7 @@ from processor.store.executing import Settled, Taken, Unit
 from processor.store.lag import read_lags
 from processor.store.line import Line
 from processor.store.runs import read_tail
+from processor.store.settling import Settling
 from processor.worker.draining import drain
 from processor.worker.execution import Execution
 from processor.worker.gate import Gate
@@ -29,7 +31,6 @@ from processor.worker.lobby import Lobby
 from processor.worker.places import Places
 from processor.worker.reading import Reading
 from processor.worker.registry import Registry
-from processor.worker.settling import Settling
 from processor.worker.starting import Starting
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class Worker:
         self._lobby = Lobby(self._gate, self._starting.begin, places=near, apart=not alone)
         self._keeping = Keeping(self, self._free, self._take_over, self._gate)
         settle = session.scripts.named("settle")
-        self._settling = Settling(self._calls, settle, session.limits, lambda: session.keys, self._keeping.relay_soon)
+        self._settling = Settling(self._calls, settle, session.limits, lambda: session.keys, session.relaying.soon)
         await self._keeping.start(alone=alone)
 
     async def close(self) -> None:
@@ -158,12 +159,9 @@ class Worker:
 
     async def _read(self, *, block: bool) -> list[Taken]:
         """Own pending ones after a lost connection, else new ones."""
-        entries: list[Taken] = []
         try:
             with speaking_of(self.session.server.address.url):
-                if self._reads.connections != self._own_seen:
-                    entries += await self._own_entries()
-                if entries:
+                if self._reads.connections != self._own_seen and (entries := await self._own_entries()):
                     return entries
                 if not self.places.any_free:
                     await self._change()
@@ -171,7 +169,7 @@ class Worker:
         except ServerError as error:
             log.warning("read_failed", error=error.code, message=error.message)
             await asyncio.sleep(READ_RETRY_SECONDS)
-            return entries
+            return []
 
     async def _own_entries(self) -> list[Taken]:
         """What the server gave to this consumer and this process has not got: an answer was lost with its connection."""
@@ -254,7 +252,7 @@ class Worker:
 
     async def _is_done(self) -> bool:
         """Nothing held, nothing due soon."""
-        if len(self.registry) or self._inbox or self._suspects:
+        if len(self.registry):
             await self._change(0.05)
             return False
         try:
@@ -277,7 +275,7 @@ class Worker:
             await self._keeping.passes.promote_all()
             idle = await self.step(block=False)
             await self._starting.done()
-            if self._keeping.relays or await self._is_busy():
+            if self.session.relaying.is_busy or await self._is_busy():
                 await self._change(0.02)
             elif idle:
                 return
@@ -318,9 +316,7 @@ class Worker:
     # Taking over.
 
     def _free(self, task: str) -> int:
-        if self.stopping.is_set():
-            return 0
-        return self.places.free(task)
+        return 0 if self.stopping.is_set() else self.places.free(task)
 
     def _take_over(self, entries: Sequence[Taken]) -> None:
         self._inbox += self._admit(entries)
@@ -343,8 +339,8 @@ class Worker:
 
     # What executions ask of their crew.
 
-    def settle(self, partition: int, unit: Unit, tell: Callable[[Settled], None]) -> None:
-        self._settling.put(partition, unit, tell)
+    def settle(self, partition: int, unit: Unit, tell: Callable[[Settled], None], chain: Chain | None = None) -> None:
+        self._settling.put(partition, unit, tell, chain)
 
     def over(self, execution: Execution) -> None:
         self._gate.left(execution.taken.run)

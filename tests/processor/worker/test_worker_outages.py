@@ -15,12 +15,12 @@ from processor import Tailrace
 from processor.client.run import Run
 from processor.core.settings import Settings
 from processor.store.line import Line
+from processor.store.relaying import Relaying
 from processor.store.scripts import Script
 from processor.store.writer import Writer
 from processor.worker import draining
 from processor.worker import worker as worker_module
 from processor.worker.execution import Execution
-from processor.worker.keeping import Keeping
 from tests.processor.worker.conftest import working
 from tests.support.servers import Daemon
 from tests.support.until import until
@@ -106,13 +106,13 @@ async def test_server_away(tail: Tailrace, daemon: Daemon, monkeypatch: pytest.M
         return "done"
 
     if phase == "relay":
-        relay_one = Keeping._relay_one
+        relay_one = Relaying._one
 
-        async def relay(keeping: Keeping, partition: int) -> None:
+        async def relay(relaying: Relaying, partition: int) -> None:
             outage.begin()
-            await relay_one(keeping, partition)
+            await relay_one(relaying, partition)
 
-        monkeypatch.setattr(Keeping, "_relay_one", relay)
+        monkeypatch.setattr(Relaying, "_one", relay)
 
     async with working(tail):
         run = await work.start()

@@ -7,10 +7,12 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 import structlog
 
+from processor.core.chain import Chain
 from processor.core.errors import ServerError
 from processor.core.keys import Keyspace
 from processor.store.executing import Settled, Unit, settle_command
@@ -19,17 +21,21 @@ from processor.store.scripts import Limits, Script
 
 __all__ = ["Settling"]
 
-log = structlog.get_logger("tailrace.worker")
+log = structlog.get_logger("tailrace.settle")
 MAX_UNITS: Final = 200
 MAX_BYTES: Final = 1 << 20
 IN_FLIGHT: Final = 2  # calls a partition: while one is answered the next is executed
 RETRY_SECONDS: Final = 0.2
+REFILL_LOOK_SECONDS: Final = 0.1  # while live events that the server lost come again
+REFILL_SECONDS: Final = 10.0  # then nobody has them any more
 
 
 class _Waiting(NamedTuple):
     unit: Unit
     size: int
     tell: Callable[[Settled], None]
+    chain: Chain | None
+    patient_until: float
 
 
 class Settling:
@@ -49,12 +55,18 @@ class Settling:
         self._all_settled = asyncio.Event()
         self._all_settled.set()
 
-    def put(self, partition: int, unit: Unit, tell: Callable[[Settled], None]) -> None:
-        """tell: called once, with the server's answer."""
+    def put(self, partition: int, unit: Unit, tell: Callable[[Settled], None], chain: Chain | None = None) -> None:
+        """tell: called once, with the server's answer. chain: of live events, behind which the unit is settled: what the
+        server has lost of them comes again first."""
         size = len(unit.payload) + len(unit.c) + sum(len(event[1]) for out in unit.outputs for event in out.events)
-        self._queues.setdefault(partition, deque()).append(_Waiting(unit, size, tell))
+        if chain is not None:
+            unit = replace(unit, live=chain.stored)
         self.unsettled += 1
         self._all_settled.clear()
+        self._queue(partition, _Waiting(unit, size, tell, chain, self._loop.time() + REFILL_SECONDS))
+
+    def _queue(self, partition: int, waiting: _Waiting) -> None:
+        self._queues.setdefault(partition, deque()).append(waiting)
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._flush)
@@ -95,14 +107,24 @@ class Settling:
         keyspace = self._keyspace()
         if any(keyspace.number(out.run) != partition for unit in units for out in unit.outputs):
             self._relay(partition)
-        self.unsettled -= len(waiting)
         for one, answer in zip(waiting, answers, strict=True):
+            if answer.word == "behind":
+                self._loop.call_later(REFILL_LOOK_SECONDS, self._queue, partition, self._refilled(one))
+                continue
+            self.unsettled -= 1
             try:
                 one.tell(answer)
             except Exception:
                 log.exception("settled_untold", run=one.unit.run)
         if not self.unsettled:
             self._all_settled.set()
+
+    def _refilled(self, one: _Waiting) -> _Waiting:
+        """The unit to send again: what nobody has any more keeps no run from its end."""
+        if one.chain is not None and one.chain.may_refill(one.unit.live) and self._loop.time() < one.patient_until:
+            return one
+        log.error("live_events_lost", run=one.unit.run)
+        return one._replace(unit=replace(one.unit, live=0))
 
     async def _until_answered(self, partition: int, units: Sequence[Unit]) -> list[Settled] | None:
         """None for units that cannot be settled together."""
