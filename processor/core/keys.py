@@ -51,6 +51,14 @@ class PartitionKeys:
         """Dead letters of a task."""
         return f"{self.prefix}dead:task:{task}"
 
+    def dead_group(self, group: str) -> str:
+        """Dead letters of a group's reactions."""
+        return f"{self.prefix}dead:group:{group}"
+
+    def lease(self, group: str) -> str:
+        """Which member of an ordered group reads this partition."""
+        return f"{self.prefix}lease:{group}"
+
     @property
     def outbox(self) -> str:
         """Settled events for other partitions."""
@@ -83,6 +91,24 @@ class Keyspace:
     def any_dead_task(self) -> str:
         """Matches the dead letters of every task, in any partition and perhaps elsewhere."""
         return f"tr:{{{self.namespace}:*}}:dead:task:*"
+
+    @property
+    def any_dead_group(self) -> str:
+        """Matches the dead letters of every group, as any_dead_task those of tasks."""
+        return f"tr:{{{self.namespace}:*}}:dead:group:*"
+
+    @property
+    def groups(self) -> str:
+        """Groups by name, with their mode."""
+        return f"tr:{{{self.namespace}}}:groups"
+
+    def group(self, name: str) -> str:
+        """What a group is, and what its members bound (group.lua)."""
+        return f"tr:{{{self.namespace}}}:group:{name}"
+
+    def members(self, group: str) -> str:
+        """Live members of an ordered group."""
+        return f"tr:{{{self.namespace}}}:members:{group}"
 
     @property
     def workers(self) -> str:
