@@ -7,7 +7,7 @@ one space, so that an event is one line everywhere.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from email.message import Message
 from enum import Enum
 
@@ -27,7 +27,26 @@ from processor.core.events import Draft, draft
 from processor.core.names import check_labels, check_name, check_type, is_text
 from processor.core.start import start_hash
 
-__all__ = ["MAX_BODY", "MAX_EVENTS", "Media", "check_body_size", "media_of", "one_line", "read_events", "read_members"]
+__all__ = [
+    "MAX_BODY",
+    "MAX_EVENTS",
+    "Media",
+    "bad_event",
+    "check_body_size",
+    "check_encodings",
+    "check_event_size",
+    "check_media",
+    "check_traceparent",
+    "content_type",
+    "event_draft",
+    "items_of",
+    "media_of",
+    "no_event",
+    "one_line",
+    "read_events",
+    "read_members",
+    "too_large",
+]
 
 MAX_EVENTS = 256
 MAX_BODY = 1024 * 1024  # bytes; a body is one call of one script
@@ -51,23 +70,33 @@ _MEDIA = {"application/json": Media.JSON, "application/x-ndjson": Media.NDJSON, 
 
 def media_of(content_types: Sequence[str], encodings: Sequence[str]) -> Media:
     """The headers Content-Type and Content-Encoding, each as often as it came. Raises Problem media-type."""
+    return _MEDIA[check_media(content_types, encodings, _MEDIA)]
+
+
+def check_media(content_types: Sequence[str], encodings: Sequence[str], allowed: Container[str]) -> str:
+    """The media type in lower case, which is an allowed one, in UTF-8 and not compressed. Raises Problem media-type."""
     given = ", ".join(content_types)
-    media, charset = _content_type(given) if len(content_types) == 1 else ("", "utf-8")
-    if media not in _MEDIA:
+    media, charset = content_type(given) if len(content_types) == 1 else ("", "utf-8")
+    if media not in allowed:
         raise _media_type(
             "Content-Type", given or None, f"Content-Type is {given!r}." if given else "Content-Type is missing."
         )
     if charset not in ("utf-8", "utf8"):
         raise _media_type("Content-Type", given, f"The charset is {charset!r}.")
+    check_encodings(encodings)
+    return media
+
+
+def check_encodings(encodings: Sequence[str]) -> None:
+    """Raises Problem media-type for what is compressed."""
     for encoding in encodings:
         if encoding.strip().lower() not in ("identity", ""):
             raise _media_type(
                 "Content-Encoding", encoding, f"Content-Encoding is {encoding!r}; nothing is decompressed here."
             )
-    return _MEDIA[media]
 
 
-def _content_type(text: str) -> tuple[str, str]:
+def content_type(text: str) -> tuple[str, str]:
     """Media type and charset in lower case."""
     message = Message()
     message["content-type"] = text
@@ -82,7 +111,7 @@ def _media_type(field: str, value: str | None, detail: str) -> Problem:
         detail,
         field=field,
         value=value,
-        remedy="Send application/json or application/x-ndjson, in UTF-8 and not compressed.",
+        remedy="Send application/json, application/x-ndjson or CloudEvents as JSON, in UTF-8 and not compressed.",
     )
 
 
@@ -113,12 +142,13 @@ def read_events(body: bytes, media: Media, *, max_event: int) -> list[Draft]:
     check_body_size(len(body))
     drafts = list((_json_events if media is Media.JSON else _ndjson_events)(body, max_event))
     if not drafts:
-        raise Problem(
-            "bad-event",
-            "The body holds no event.",
-            remedy='Send at least one, such as {"type": "order.paid", "data": {"cents": 500}}.',
-        )
+        raise no_event('{"type": "order.paid", "data": {"cents": 500}}')
     return drafts
+
+
+def no_event(example: str) -> Problem:
+    """A body is an array without items, or has no line."""
+    return Problem("bad-event", "The body holds no event.", remedy=f"Send at least one, such as {example}.")
 
 
 def _json_events(body: bytes, max_event: int) -> Iterator[Draft]:
@@ -130,11 +160,16 @@ def _json_events(body: bytes, max_event: int) -> Iterator[Draft]:
         scan_end(text, at)
         yield event
         return
+    yield from items_of(text, at, lambda begin, index: _read_event(text, begin, index, max_event))
+
+
+def items_of(text: str, at: int, read: Callable[[int, int], tuple[Draft, int]]) -> Iterator[Draft]:
+    """The events of the array whose bracket stands at `at`, each as read(where it begins, its index) gives it with its end."""
     index = 0
     begin = scan_array_item(text, at + 1, first=True)
     while begin is not None:
         _check_count(index)
-        event, at = _read_event(text, begin, index, max_event)
+        event, at = read(begin, index)
         yield event
         index += 1
         begin = scan_array_item(text, at, first=False)
@@ -177,25 +212,27 @@ def _read_event(text: str, at: int, index: int, max_event: int) -> tuple[Draft, 
         except Problem:
             end = len(text)  # read with care below, which tells what is wrong, or that it was white space
         if text[end : end + 1] == "}":
-            _check_size(text, at, end + 1, index, max_event)
+            check_event_size(text, at, end + 1, index, max_event)
             member = Member(data, text[usual.start(2) : end])
             return _draft(usual[1], member, None, None, f"events[{index}]"), end + 1
     if text[at : at + 1] != "{":
         _, end = scan_value(text, at)
-        raise _bad_event(f"events[{index}]", text[at:end], "is no object", "Send an object with type and data.")
+        raise bad_event(f"events[{index}]", text[at:end], "is no object", "Send an object with type and data.")
     members, end = scan_object(text, at)
-    _check_size(text, at, end, index, max_event)
+    check_event_size(text, at, end, index, max_event)
     return _checked(members, f"events[{index}]"), end
 
 
-def _check_size(text: str, begin: int, end: int, index: int, max_event: int) -> None:
+def check_event_size(text: str, begin: int, end: int, index: int, max_event: int) -> None:
+    """Of the event that stands there. Raises Problem event-too-large."""
     if end - begin > max_event // 4:  # characters; below that it cannot be too large
         size = len(text[begin:end].encode())
         if size > max_event:
-            raise _too_large(f"events[{index}]", size, max_event)
+            raise too_large(f"events[{index}]", size, max_event)
 
 
-def _too_large(field: str, size: int, most: int) -> Problem:
+def too_large(field: str, size: int, most: int) -> Problem:
+    """What is over the limit of one event."""
     return Problem(
         "event-too-large",
         f"{field} has {size} bytes; at most {most} are taken.",
@@ -208,17 +245,17 @@ def _too_large(field: str, size: int, most: int) -> Problem:
 def _checked(members: Mapping[str, Member], field: str) -> Draft:
     for name in members:
         if name not in _MEMBERS:
-            raise _bad_event(
+            raise bad_event(
                 f"{field}.{name}",
                 members[name].text.strip(),
                 "is no member of an event",
                 "Only type, data, labels and traceparent are; anything else belongs into data.",
             )
     if "type" not in members:
-        raise _bad_event(f"{field}.type", None, "is missing", "Give dotted words, such as order.paid.")
+        raise bad_event(f"{field}.type", None, "is missing", "Give dotted words, such as order.paid.")
     type = members["type"].value
     if not isinstance(type, str):
-        raise _bad_event(f"{field}.type", members["type"].text.strip(), "is no string", "Give dotted words.")
+        raise bad_event(f"{field}.type", members["type"].text.strip(), "is no string", "Give dotted words.")
     return _draft(
         type,
         members.get("data", Member(None, "null")),
@@ -236,13 +273,22 @@ def _draft(type: str, data: Member, labels: Member | None, traceparent: Member |
 
 
 def _judged(type: str, data: Member, labels: Member | None, traceparent: Member | None, field: str) -> Draft:
-    """With what its type brings beside the payload. Raises BadEvent or Problem."""
+    """Raises BadEvent or Problem."""
     check_type(type, field=f"{field}.type")
     checked = None if labels is None else read_labels(labels, f"{field}.labels")
-    trace = None if traceparent is None else _read_traceparent(traceparent, f"{field}.traceparent")
+    trace = None
+    if traceparent is not None:
+        trace = check_traceparent(traceparent.value, traceparent.text.strip(), f"{field}.traceparent")
+    return event_draft(type, data, checked, trace, data_field=f"{field}.data")
+
+
+def event_draft(
+    type: str, data: Member, checked: Mapping[str, str] | None, trace: str | None, *, data_field: str
+) -> Draft:
+    """With what its type brings beside the payload; type, labels and traceparent are checked. Raises BadEvent or Problem."""
     line = one_line(data.text)
     if type == "run.queued":
-        task, start = _read_start(data.value, f"{field}.data")
+        task, start = _read_start(data.value, data_field)
         return draft(type, line, labels=checked, traceparent=trace, task=task, start=start)
     if type == "run.started":
         task, start = _seen_start(data.value)
@@ -262,18 +308,18 @@ def _judged(type: str, data: Member, labels: Member | None, traceparent: Member 
 def read_labels(member: Member, field: str) -> Mapping[str, str]:
     """Labels as an event has them. Raises BadEvent or Problem bad-event."""
     if not isinstance(member.value, dict):
-        raise _bad_event(field, member.text.strip(), "is no object", "Give an object of strings.")
+        raise bad_event(field, member.text.strip(), "is no object", "Give an object of strings.")
     labels: dict[str, str] = member.value
     check_labels(labels, field=field)
     return labels
 
 
-def _read_traceparent(member: Member, field: str) -> str:
-    value = member.value
+def check_traceparent(value: object, text: str, field: str) -> str:
+    """text: as it came. Raises Problem bad-event."""
     if not isinstance(value, str) or not _TRACEPARENT.fullmatch(value) or (value.startswith("00") and len(value) != 55):
-        raise _bad_event(
+        raise bad_event(
             field,
-            member.text.strip(),
+            text,
             "is no W3C traceparent",
             "Send it as your tracing library writes it: 00-<32 hex digits>-<16 hex digits>-<2 hex digits>.",
         )
@@ -283,17 +329,17 @@ def _read_traceparent(member: Member, field: str) -> str:
 def _read_start(data: object, field: str) -> tuple[str, str]:
     """Task and start hash of a run.queued. Raises BadEvent."""
     if not isinstance(data, dict):
-        raise _bad_event(field, None, "is no object", 'Give {"task": …, "input": {…}}.')
+        raise bad_event(field, None, "is no object", 'Give {"task": …, "input": {…}}.')
     task = data.get("task")
     if not isinstance(task, str):
-        raise _bad_event(f"{field}.task", None if task is None else repr(task), "is no task", "Give the task's name.")
+        raise bad_event(f"{field}.task", None if task is None else repr(task), "is no task", "Give the task's name.")
     try:
         check_name(task, "task", field=f"{field}.task")
     except BadName as error:
         raise BadEvent(error.message, remedy=error.remedy, field=error.field, value=error.value) from error
     input = data.get("input", {})
     if not isinstance(input, dict):
-        raise _bad_event(f"{field}.input", repr(input), "is no object", "Give the parameters by name.")
+        raise bad_event(f"{field}.input", repr(input), "is no object", "Give the parameters by name.")
     return task, start_hash(task, input)
 
 
@@ -325,20 +371,21 @@ def read_members(body: bytes, allowed: Sequence[str], *, max_event: int) -> Mapp
     max_event: bytes of the body. Raises Problem: event-too-large, bad-json, bad-event.
     """
     if len(body) > max_event:
-        raise _too_large("body", len(body), max_event)
+        raise too_large("body", len(body), max_event)
     text = decode(body)
     check_depth(text)
     at = scan_start(text)
     if text[at : at + 1] != "{":
         _, end = scan_value(text, at)
-        raise _bad_event("body", text[at:end], "is no object", f"Send an object of {', '.join(allowed)}.")
+        raise bad_event("body", text[at:end], "is no object", f"Send an object of {', '.join(allowed)}.")
     members, at = scan_object(text, at)
     scan_end(text, at)
     for name in members:
         if name not in allowed:
-            raise _bad_event(name, members[name].text.strip(), "is not known here", f"Give {', '.join(allowed)}.")
+            raise bad_event(name, members[name].text.strip(), "is not known here", f"Give {', '.join(allowed)}.")
     return members
 
 
-def _bad_event(field: str, value: str | None, what: str, remedy: str) -> Problem:
+def bad_event(field: str, value: str | None, what: str, remedy: str) -> Problem:
+    """what: said of the field, as `is no object`."""
     return Problem("bad-event", f"{field[:200]} {what}.", field=field, value=value, remedy=remedy)

@@ -69,6 +69,11 @@ class Exchange:
         wanted = name.encode()
         return [value.decode("latin-1") for key, value in self.scope["headers"] if key.lower() == wanted]
 
+    def headers_from(self, prefix: str) -> list[tuple[str, str]]:
+        """Headers whose names begin so, as often as they came; names in lower case."""
+        pairs = ((key.decode("latin-1").lower(), value.decode("latin-1")) for key, value in self.scope["headers"])
+        return [(name, value) for name, value in pairs if name.startswith(prefix)]
+
     def header(self, name: str) -> str | None:
         """The header, several joined by commas; None if it did not come."""
         values = self.headers(name)

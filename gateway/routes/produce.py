@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from gateway.auth import Access
+from gateway.core.cloudevents import Mode, mode_of, read_binary, read_structured
 from gateway.core.ingest import media_of, read_events
 from gateway.core.problems import Problem, from_error
 from gateway.routes.exchange import Exchange
@@ -33,20 +34,13 @@ class Numbers(NamedTuple):
 async def post_events(exchange: Exchange, run: str) -> None:
     """Answered only after the script's reply. What the body alone can be refused for is judged first."""
     check_run(run)
-    if exchange.headers("ce-specversion"):
-        raise Problem(
-            "media-type",
-            "CloudEvents are not taken here.",
-            field="ce-specversion",
-            remedy="Send type and data as application/json.",
-        )
-    media = media_of(exchange.headers("content-type"), exchange.headers("content-encoding"))
+    read = _reader(exchange)
     numbers = numbers_of(
         exchange.headers("tailrace-producer"), exchange.headers("tailrace-number"), exchange.headers("tailrace-prev")
     )
     await exchange.permit(Access("append", run))
     max_event = exchange.gateway.tail.settings.max_event_kib * 1024
-    drafts = await _with_tasks(exchange, run, read_events(await exchange.body(), media, max_event=max_event))
+    drafts = await _with_tasks(exchange, run, read(await exchange.body(), max_event))
     if numbers is not None and numbers.number + len(drafts) - 1 > MAX_NUMBER:
         raise _bad_number("Tailrace-Number", str(numbers.number), "leaves no number for the body's last event")
     session = await exchange.session()
@@ -60,6 +54,19 @@ async def post_events(exchange: Exchange, run: str) -> None:
         state = await exchange.state(run)
         tail = state.tail if state is not None else None
     await exchange.answer_json(200, {"run": run, "tail": tail, "results": _results(outcomes)})
+
+
+def _reader(exchange: Exchange) -> Callable[[bytes, int], list[Draft]]:
+    """What makes events of the body, given the limit of one, as the head says. Raises Problem media-type."""
+    types, encodings = exchange.headers("content-type"), exchange.headers("content-encoding")
+    mode = mode_of(types, encodings, has_specversion=bool(exchange.headers("ce-specversion")))
+    if mode is None:
+        media = media_of(types, encodings)
+        return lambda body, most: read_events(body, media, max_event=most)
+    if mode is Mode.BINARY:
+        headers = exchange.headers_from("ce-")
+        return lambda body, most: read_binary(headers, types, encodings, body, max_event=most)
+    return lambda body, most: read_structured(body, mode, max_event=most)
 
 
 async def _with_tasks(exchange: Exchange, run: str, drafts: Sequence[Draft]) -> Sequence[Draft]:

@@ -33,8 +33,21 @@ QUERIES = [
 HEADERS: list[tuple[bytes, list[bytes]]] = [
     (
         b"content-type",
-        [b"application/json", b"application/x-ndjson", b"", b"\xff", b"application/json; charset=\xff", b";"],
+        [
+            b"application/json",
+            b"application/x-ndjson",
+            b"application/cloudevents+json",
+            b"application/cloudevents-batch+json",
+            b"",
+            b"\xff",
+            b"application/json; charset=\xff",
+            b";",
+        ],
     ),
+    (b"ce-specversion", [b"1.0", b"1.0", b"\xff", b""]),
+    (b"ce-id", [b"1", b"%ff", b""]),
+    (b"ce-source", [b"/s"]),
+    (b"ce-type", [b"a", b"run.queued", b"\xff"]),
     (b"content-encoding", [b"identity", b"gzip", b""]),
     (b"content-length", [b"5", b"-1", b"x", b"9" * 5000, b"\xb2"]),
     (
@@ -69,6 +82,8 @@ BODIES = [
     b'{"value":{"a":NaN}}',
     b'{"value":1,"ask":"\\ud800"}',
     b'{"type":"a"}\n{"type":"b"}',
+    b'{"specversion":"1.0","id":"1","source":"/s","type":"a","data":{"x":"\\ud800"}}',
+    b'[{"specversion":"1.0","id":"1","source":"/s","type":"run.started","data_base64":"TWE="}]',
 ]
 
 
