@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Final
 
@@ -12,17 +12,21 @@ __all__ = ["ALIVE_MS", "WorkerState", "Workers", "gone_too_long"]
 
 ALIVE_MS: Final = 15_000  # it tells every 5 s: two may get lost
 _GONE_MS: Final = 86_400_000  # a day later nobody asks any more which one was the last
-_GONE_EACH: Final = 8  # of each set of tasks: a worker that dies every second must not fill the list
+_GONE_EACH: Final = 8  # of each set of tasks and groups: a worker that dies every second must not fill the list
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerState:
-    """One process that executes tasks. Times in ms since 1970, by the server's clock; 0 before it told for the first time."""
+    """One process that executes tasks and runs reactions.
+
+    Times in ms since 1970, by the server's clock; 0 before it told for the first time.
+    """
 
     consumer: str  # `<host>-<pid>-<6 random characters>`
     host: str
     pid: int
     tasks: tuple[str, ...]  # that it takes
+    groups: tuple[str, ...] = ()  # whose reactions it runs
     version: str  # of tailrace
     places: int = 0  # executions that it runs at a time
     running: int = 0  # how many of them it does
@@ -54,7 +58,8 @@ class WorkerState:
         try:
             said = loads(data)
             known = {name: said[name] for name in _MEMBERS if name in said}
-            return cls(**{**known, "tasks": tuple(known["tasks"])})
+            lists = {"tasks": tuple(known["tasks"]), "groups": tuple(known.get("groups", ()))}
+            return cls(**{**known, **lists})
         except (ValueError, TypeError, KeyError):
             return None
 
@@ -79,18 +84,29 @@ class Workers:
 
     def last_that_had(self, task: str) -> WorkerState | None:
         """Of those gone, the one that was there last."""
-        gone = (worker for worker in self.all if task in worker.tasks and not worker.alive(self.now))
+        return self._last(worker for worker in self.all if task in worker.tasks)
+
+    def members(self, group: str) -> list[WorkerState]:
+        """Those alive that run the group's reactions."""
+        return [worker for worker in self.alive if group in worker.groups]
+
+    def last_member(self, group: str) -> WorkerState | None:
+        """As last_that_had."""
+        return self._last(worker for worker in self.all if group in worker.groups)
+
+    def _last(self, workers: Iterable[WorkerState]) -> WorkerState | None:
+        gone = (worker for worker in workers if not worker.alive(self.now))
         return max(gone, key=lambda worker: worker.last, default=None)
 
 
 def gone_too_long(workers: Sequence[WorkerState], now: int) -> list[str]:
-    """Consumer names to forget: a day after their end, and of each set of tasks all but the last few that ended."""
+    """Consumer names to forget: a day after their end, and of each set of tasks and groups all but the last few that ended."""
     gone = sorted((worker for worker in workers if not worker.alive(now)), key=lambda worker: -worker.last)
-    kept: dict[tuple[str, ...], int] = {}
+    kept: dict[tuple[str, ...], int] = {}  # groups stand behind "": no task has that name
     forgotten = []
     for worker in gone:
-        tasks = tuple(sorted(worker.tasks))
-        kept[tasks] = kept.get(tasks, 0) + 1
-        if now - worker.last > _GONE_MS or kept[tasks] > _GONE_EACH:
+        kind = (*sorted(worker.tasks), "", *sorted(worker.groups))
+        kept[kind] = kept.get(kind, 0) + 1
+        if now - worker.last > _GONE_MS or kept[kind] > _GONE_EACH:
             forgotten.append(worker.consumer)
     return forgotten

@@ -1,4 +1,4 @@
-"""The registry of workers: each tells every few seconds that it lives, and which tasks it takes. Others read it."""
+"""The registry of workers: each tells every few seconds that it lives, which tasks it takes and whose reactions it runs."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ __all__ = ["ANNOUNCE_SECONDS", "announce", "forget_gone", "list_workers", "read_
 ANNOUNCE_SECONDS: Final = 5.0  # three times within core.worker.ALIVE_MS
 
 
-def worker_here(consumer: str, tasks: Iterable[str], *, places: int) -> WorkerState:
-    """This process, as it announces itself. places: executions at a time."""
+def worker_here(consumer: str, tasks: Iterable[str], *, groups: Iterable[str] = (), places: int) -> WorkerState:
+    """This process, as it announces itself. groups: whose reactions it runs. places: executions at a time."""
     return WorkerState(
         consumer=consumer,
         host=socket.gethostname(),
         pid=os.getpid(),
         tasks=tuple(sorted(tasks)),
+        groups=tuple(sorted(groups)),
         version=own_version(),
         places=places,
     )

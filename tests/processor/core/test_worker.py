@@ -37,7 +37,8 @@ def test_alive(worker: WorkerState, alive: bool) -> None:
 
 def test_what_it_tells_is_read_back() -> None:
     """Every member survives, None and all."""
-    for worker in (a_worker(), dataclasses.replace(a_worker(), places=9, running=3, since=5, stopped=7)):
+    told = dataclasses.replace(a_worker(), groups=("audit", "stock"), places=9, running=3, since=5, stopped=7)
+    for worker in (a_worker(), told):
         assert WorkerState.parse(worker.json()) == worker
 
 
@@ -62,9 +63,20 @@ def test_who_has_a_task() -> None:
     assert workers.last_that_had("nothing") is None
 
 
+def test_members_of_a_group() -> None:
+    """Those alive that run its reactions; else the one that was there last."""
+    lost = dataclasses.replace(a_worker("lost", seen=NOW - 40_000), groups=("audit", "stock"))
+    here = dataclasses.replace(a_worker("here"), groups=("stock",))
+    workers = Workers(NOW, (lost, here))
+    assert workers.members("stock") == [here]
+    assert (workers.members("audit"), workers.last_member("audit")) == ([], lost)
+    assert workers.last_member("answer") is None
+
+
 def test_forgetting() -> None:
-    """Those gone for a day go, and of each set of tasks all but the last eight; the living stay."""
+    """Those gone for a day go, and of each set of tasks and groups all but the last eight; the living stay."""
     living = [a_worker(f"alive-{n}") for n in range(20)]
     gone = [a_worker(f"gone-{n}", stopped=NOW - n * 1000) for n in range(20)]
+    gone += [dataclasses.replace(a_worker("member", stopped=NOW - HOUR), groups=("audit",))]
     others = [a_worker("crawler", "crawl", stopped=NOW - HOUR), a_worker("old", "crawl", stopped=NOW - 25 * HOUR)]
     assert gone_too_long([*living, *gone, *others], NOW) == [*(f"gone-{n}" for n in range(8, 20)), "old"]
