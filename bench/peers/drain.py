@@ -12,7 +12,7 @@ import gc
 import json
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import version
 
 import uvloop
@@ -29,11 +29,15 @@ class Drain:
         self.seconds = self.cpu_seconds = 0.0
         self._left = tasks
 
-    def count(self) -> None:
-        """The body of the no-op."""
-        if self._left == self.tasks:
+    def begin(self) -> None:
+        """The first line of the first."""
+        if not self.seconds:
             self.seconds, self.cpu_seconds = time.perf_counter(), time.process_time()
-        self._left -= 1
+
+    def count(self, done: int = 1) -> None:
+        """The body of the no-op, or of one that had so many at once."""
+        self.begin()
+        self._left -= done
         if self._left == 0:
             self.seconds = time.perf_counter() - self.seconds
             self.cpu_seconds = time.process_time() - self.cpu_seconds
@@ -43,15 +47,17 @@ class Drain:
 Round = Callable[[argparse.Namespace, Drain], Awaitable[None]]
 
 
-def main(package: str, concurrency: int, round: Round) -> None:
+def main(package: str, concurrency: int, round: Round, *, flags: Sequence[str] = ()) -> None:
     """round: enqueues `options.tasks` no-ops by `options.url`, then runs a worker; it may run for ever.
 
-    concurrency: what was found to be fastest, unless the command line says another.
+    concurrency: what was found to be fastest, unless the command line says another. flags: what it may be told besides.
     """
     parser = argparse.ArgumentParser(description=f"No-ops by {package}: prints seconds and CPU of the drain as JSON.")
     parser.add_argument("--url", required=True, help="redis://127.0.0.1:PORT/0")
     parser.add_argument("--tasks", type=int, default=5_000)
     parser.add_argument("--concurrency", type=int, default=concurrency)
+    for flag in flags:
+        parser.add_argument(f"--{flag}", action="store_true")
     options = parser.parse_args()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_timed(package, options, round))

@@ -64,9 +64,10 @@ class Peer:
         subprocess.run([str(self._python), *pip, "-r", str(FOLDER / f"{self.name}.txt")], check=True, stdout=sys.stderr)
         ready.touch()
 
-    def drain(self, url: str, tasks: int) -> Drained:
-        """One round of its own program. Raises RuntimeError with its last words."""
-        command = [str(self._python), "-m", f"bench.peers.{self.name}", "--url", url, "--tasks", str(tasks)]
+    def drain(self, url: str, tasks: int, *flags: str, program: str = "") -> Drained:
+        """One round of its own program, or of another one of bench.peers. Raises RuntimeError with its last words."""
+        module = f"bench.peers.{program or self.name}"
+        command = [str(self._python), "-m", module, "--url", url, "--tasks", str(tasks), *flags]
         environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         done = subprocess.run(
             command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False
