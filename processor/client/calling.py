@@ -6,6 +6,7 @@ Whoever executes a run calls it this way: a worker, start_here, a test.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import CancelledError as FutureCancelledError
 from concurrent.futures import Future
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from processor.client.run import Run
     from processor.client.task import Task
 
-__all__ = ["CallNext", "Executing", "Middleware", "executing", "invoke", "invoke_values"]
+__all__ = ["CallNext", "Executing", "Middleware", "enter_reaction", "executing", "invoke", "invoke_values"]
 
 T = TypeVar("T")
 CallNext = Callable[["Run[Any]"], Awaitable[Any]]
@@ -30,12 +31,14 @@ Middleware = Callable[["Run[Any]", CallNext], Awaitable[Any]]
 class Executing:
     """The execution that the present code belongs to."""
 
-    __slots__ = ("_waits", "called", "ended", "loop", "run", "task")
+    __slots__ = ("_waits", "called", "children", "ended", "loop", "run", "task")
 
-    def __init__(self, task: Task[..., Any], run: Run[Any]) -> None:
+    def __init__(self, task: Task[..., Any] | None, run: Run[Any]) -> None:
+        """task: None for a reaction, whose run is that of its event."""
         self.task, self.run = task, run
         self.loop = asyncio.get_running_loop()  # `.sync` in its threads works here
         self.called: dict[str, int] = {}  # start hash → how many equal calls there were
+        self.children: set[str] = set()  # that its run's feed was told of
         self.ended = False
         self._waits: set[Future[Any]] = set()  # of its threads
 
@@ -62,6 +65,13 @@ def executing() -> Executing | None:
     """What is executed here, also in its threads; None outside, and in what an ended execution left behind."""
     here = _executing.get()
     return here if here is not None and not here.ended else None
+
+
+def enter_reaction(run: Run[Any]) -> Executing:
+    """What runs in this context from now on is a reaction to an event of that run, until the answer has `ended`."""
+    here = Executing(None, run)
+    _executing.set(here)
+    return here
 
 
 async def invoke(task: Task[..., Any], run: Run[Any], input: object) -> Any:
@@ -122,3 +132,11 @@ async def _call(task: Task[..., Any], run: Run[Any], values: Mapping[str, Any]) 
         if here is not None:
             here.cancel_waits()
         raise
+
+
+def _in_child() -> None:
+    """A fork() in a thread of an execution: what goes on in the child is no part of it."""
+    _executing.set(None)
+
+
+os.register_at_fork(after_in_child=_in_child)

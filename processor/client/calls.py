@@ -25,7 +25,7 @@ from processor.core.names import check_run
 if TYPE_CHECKING:
     from processor.client.task import Task
 
-__all__ = ["call"]
+__all__ = ["call", "check_child", "tell_of"]
 
 log = structlog.get_logger("tailrace.call")
 FINAL: Final = frozenset(
@@ -41,14 +41,18 @@ async def call(task: Task[..., Any], options: Options, args: tuple[object, ...],
     """The child's result. Raises RunFailed, RunCancelled, BadInput, BadName, RunExists, BacklogFull, ServerError, and
     RuntimeError outside of a task."""
     here = _parent(task)
-    _check(options)
+    check_child(options)
     input = task.inputs.to_json(task.inputs.bind(args, kwargs))
     name = _name(here, input_hash(task.name, input), options)
     for number in itertools.count(1):
         child: Run[Any] = Run(task.tail, name if number == 1 else f"{name}.{number}")
         child._results = task.results
         try:
-            failure = None if await put_queued(child, task.name, input, options) else await _failure(child)
+            is_new = await put_queued(child, task.name, input, options)
+            if child.id not in here.children:
+                here.children.add(child.id)
+                tell_of(here.run, child.id, task.name)
+            failure = None if is_new else await _failure(child)
             if failure is None:
                 return await _result(here.run, child)
             if isinstance(failure, RunFailed) and failure.reason in FINAL:
@@ -63,6 +67,11 @@ async def call(task: Task[..., Any], options: Options, args: tuple[object, ...],
     raise AssertionError("numbers do not end")
 
 
+def tell_of(parent: Run[Any], child: str, task: str) -> None:
+    """Its parent's feed says that there is a child: live, in each attempt that asked for it. Raises BufferFull, RunError."""
+    parent._send("child.started", {"run": child, "task": task})
+
+
 def _parent(task: Task[..., Any]) -> Executing:
     here = executing()
     if here is None or here.loop is not asyncio.get_running_loop():
@@ -74,7 +83,7 @@ def _parent(task: Task[..., Any]) -> Executing:
     return here
 
 
-def _check(options: Options) -> None:
+def check_child(options: Options) -> None:
     """Raises BadInput for what a child cannot have."""
     if options.thread is not None:
         raise BadInput(
@@ -85,7 +94,7 @@ def _check(options: Options) -> None:
         )
     if options.delay_seconds:
         raise BadInput(
-            "call waits for its child, which begins at once; delay_seconds needs start.",
+            "a child is waited for and begins at once; delay_seconds needs start.",
             field="delay_seconds",
             value=str(options.delay_seconds),
         )

@@ -19,6 +19,7 @@ import structlog
 
 from processor.client.effects import Effects
 from processor.client.owners import Owned
+from processor.client.references import finished_data
 from processor.core.backoff import GiveUp, Retry, RetryLater
 from processor.core.chain import Outcome
 from processor.core.errors import (
@@ -185,7 +186,7 @@ class Execution:
                 if not limit.expired():
                     raise
                 raise TimeoutError(f"it took longer than {job.timeout_seconds:g} s") from None
-        return dumps({"result": result})
+        return finished_data(result)
 
     async def _judge(self, job: Job, inner: asyncio.Task[Any]) -> bool:
         if inner.cancelled():

@@ -140,21 +140,44 @@ class Inputs:
 
     def bind(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
         """Arguments by name, defaults filled in, checked. Raises BadInput."""
+        bound = self._bound(self._known.signature.bind, args, kwargs)
+        bound.apply_defaults()
+        values = dict(bound.arguments)
+        for name, parameter in self._known.parameters.items():
+            values[name] = parameter.given(values[name])
+        return values
+
+    def bind_some(
+        self, args: tuple[object, ...], kwargs: Mapping[str, object], later: object
+    ) -> tuple[dict[str, object], list[str], list[str]]:
+        """As bind, where arguments may be missing: (values, names whose argument is `later`, names that have none).
+
+        Raises BadInput.
+        """
+        bound = self._bound(self._known.signature.bind_partial, args, kwargs)
+        left = [name for name in self._known.parameters if name not in bound.arguments]
+        bound.apply_defaults()
+        given = {name: value for name, value in bound.arguments.items() if value is not later}
+        marked = [name for name in bound.arguments if name not in given]
+        missing = [name for name in left if name not in bound.arguments]
+        return {name: self._known.parameters[name].given(value) for name, value in given.items()}, marked, missing
+
+    def _bound(
+        self,
+        bind: Callable[..., inspect.BoundArguments],
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object],
+    ) -> inspect.BoundArguments:
         shape = self._known
         for name, value in kwargs.items():
             if name not in shape.parameters:  # told before what is missing on its account
                 raise self._unknown(f"task {self.name}", name, value)
         try:
-            bound = shape.signature.bind(*args, **kwargs)
+            return bind(*args, **kwargs)
         except TypeError as error:
             raise BadInput(
                 f"task {self.name}: {error}.", remedy=f"It takes {shape.signature}.", field="input"
             ) from error
-        bound.apply_defaults()
-        values = dict(bound.arguments)
-        for name, parameter in shape.parameters.items():
-            values[name] = parameter.given(values[name])
-        return values
 
     def to_json(self, values: Mapping[str, object]) -> bytes:
         """The input as the run carries it. values: of `bind`. Raises BadEvent."""

@@ -13,6 +13,7 @@ from processor.core.errors import BadInput
 from processor.core.events import Draft, draft
 from processor.core.json import dumps, loads
 from processor.core.names import check_name, check_run
+from processor.core.references import Reference
 from processor.core.start import start_hash
 from processor.core.ulid import ulid
 
@@ -65,21 +66,27 @@ async def start_queued(tail: Tailrace, task: str, input: bytes, options: Options
     return run
 
 
-async def put_queued(run: Run[Any], task: str, input: bytes, options: Options) -> bool:
-    """Appends run.queued from outside; False if the same start was there already. Raises as start_queued."""
-    event = queued(task, input, options)
+async def put_queued(
+    run: Run[Any], task: str, input: bytes, options: Options, references: Mapping[str, Reference] | None = None
+) -> bool:
+    """Appends run.queued from outside; False if the same start was there already. Raises as start_queued.
+
+    references: parameters that are given a result of another run.
+    """
+    event = queued(task, input, options, references)
     sent = await run._writer_of(event).put_or_withdraw(event)
     assert sent.outcome is not None
     return sent.outcome.word == "appended"
 
 
-def queued(task: str, input: bytes, options: Options) -> Draft:
+def queued(task: str, input: bytes, options: Options, references: Mapping[str, Reference] | None = None) -> Draft:
     """Raises BadName, BadInput."""
+    named = dumps(references) if references else b""
     return draft(
         "run.queued",
-        b'{"task":%b,"input":%b}' % (dumps(task), input),
+        b'{"task":%b,"input":%b%b}' % (dumps(task), input, b',"references":' + named if named else b""),
         task=check_name(task, "task"),
-        start=input_hash(task, input),
+        start=input_hash(task, b"[%b,%b]" % (input, named) if named else input),
         thread=options.thread or "",
         labels=options.labels,
         delay_ms=options.delay_ms,

@@ -240,12 +240,20 @@ class Run(Generic[R]):
             last = await self._last_event()
         data = last.data if isinstance(last.data, dict) else {}
         if last.type == "run.finished":
-            result: R = data.get("result")  # type: ignore[assignment]  # the task's own type
+            result: R = await self._result_of(data)
             return self._results.parse(result, self.id) if self._results is not None else result
         if last.type == "run.cancelled":
             raise RunCancelled(f"run {self.id} was cancelled: {data.get('reason') or 'no reason given'}.", run=self.id)
         reason, error = str(data.get("reason", "error")), str(data.get("error", ""))
         raise RunFailed(f"run {self.id} failed ({reason}): {error}", run=self.id, reason=reason, error=error)
+
+    async def _result_of(self, data: Mapping[str, Any]) -> Any:
+        """data: of run.finished. A result that was too large for it is read where it is."""
+        if "reference" not in data:
+            return data.get("result")
+        from processor.client.references import result_of
+
+        return await result_of(await self._session(), self.id, data)
 
     async def _last_event(self) -> Event[Any]:
         session = await self._session()

@@ -11,11 +11,12 @@ import structlog
 
 from processor.client.calling import invoke
 from processor.client.effects import Effects
+from processor.client.references import finished_data, input_of
 from processor.client.run import Run
 from processor.core.backoff import GiveUp, RetryLater
 from processor.core.errors import BadEvent, BadInput, IllegalEvent, RunClosed, StaleAttempt, TailraceError
 from processor.core.failure import text_of, words_of
-from processor.core.json import dumps, loads
+from processor.core.json import loads
 from processor.store.executing import Begun, Settled, Taken, Unit
 from processor.store.writer import Sent, Writer
 from processor.worker.units import Units
@@ -151,7 +152,7 @@ class Execution:
     async def _execute(self) -> None:
         self._effects.begin()
         try:
-            result = await invoke(self.task, self.run, self._input())
+            result = await invoke(self.task, self.run, await self._input())
             self._is_over = True
             unit: Unit | None = await self._finish(result)
         except KeyboardInterrupt:  # somebody ends the process, not this run
@@ -180,15 +181,15 @@ class Execution:
         """Of what it wrote into its own run."""
         return self._writer.chain if self._writer is not None else None
 
-    def _input(self) -> object:
+    async def _input(self) -> object:
         data = loads(b"{" + self.taken.payload).get("data")
-        return data.get("input", {}) if isinstance(data, dict) else {}
+        return await input_of(self._crew.session, self.taken.run, data)
 
     async def _finish(self, result: object) -> Unit:
         if self._writer is not None:
             self.run._end_message()
             await self.run._flush(patiently=True)  # the work is done: a server in trouble is no fault of it
-        unit = self._units.finish(dumps(result), self._effects.outputs if self._effects else ())
+        unit = self._units.finish(finished_data(result), self._effects.outputs if self._effects else ())
         limit = self._crew.session.producer.max_event_bytes
         if len(unit.payload) > limit:
             raise BadEvent(

@@ -24,9 +24,9 @@ class Units:
         self.exec = taken.seen
         self.attempt = 0
 
-    def finish(self, result: bytes, outputs: Sequence[Output]) -> Unit:
-        """result: JSON. outputs: for other runs."""
-        payload = compose("run.finished", b'{"result":%b}' % result, attempt=self.attempt)
+    def finish(self, data: bytes, outputs: Sequence[Output]) -> Unit:
+        """data: of run.finished. outputs: for other runs."""
+        payload = compose("run.finished", data, attempt=self.attempt)
         taken = self._taken
         return Unit(taken.run, taken.task, taken.entry, self.exec, "finish", payload, outputs=outputs)
 
