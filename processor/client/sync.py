@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Generic, ParamSpec
 
 from typing_extensions import TypeVar
 
-from processor.client.calling import executing
 from processor.client.parts import Message, Tool
+from processor.client.portal import Portal
 from processor.client.run import Run
 from processor.client.tailrace import Tailrace
 from processor.client.task import Task
@@ -26,92 +23,6 @@ __all__ = ["Portal", "SyncMessage", "SyncRun", "SyncTailrace", "SyncTask", "Sync
 P = ParamSpec("P")
 R = TypeVar("R", default=Any)
 M = TypeVar("M")
-T = TypeVar("T")
-
-
-class Portal:
-    """A way from threads into an event loop."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self._pid = os.getpid()
-
-    @classmethod
-    def of_running_loop(cls) -> Portal:
-        return cls(asyncio.get_running_loop())
-
-    @classmethod
-    def background(cls) -> Portal:
-        """A loop of its own in a daemon thread."""
-        loop = asyncio.new_event_loop()
-        threading.Thread(target=loop.run_forever, name="tailrace-sync", daemon=True).start()
-        return cls(loop)
-
-    @property
-    def alive(self) -> bool:
-        return self._pid == os.getpid() and not self.loop.is_closed()
-
-    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Runs it there and waits. Raises RuntimeError in the loop's own thread, where it would wait for itself.
-
-        In a task it runs in the task's loop, as a part of its execution.
-        """
-        here = executing()
-        loop = here.loop if here is not None else self.loop
-        try:
-            running: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
-        except RuntimeError:
-            running = None
-        if running is loop:
-            coroutine.close()
-            raise RuntimeError("a .sync call in the event loop itself would wait for ever; await the method instead")
-        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
-        return here.wait(future) if here is not None else future.result()
-
-    def iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
-        """An async iterator, one step a time."""
-        end = object()
-        step_under_way: asyncio.Task[Any] | None = None
-
-        async def step() -> Any:
-            nonlocal step_under_way
-            step_under_way = asyncio.current_task()
-            return await anext(items, end)
-
-        async def close() -> None:
-            if step_under_way is not None and not step_under_way.done():  # a Ctrl-C ended the wait for it
-                step_under_way.cancel()
-                await asyncio.wait([step_under_way])
-            aclose = getattr(items, "aclose", None)
-            if aclose is not None:
-                await aclose()
-
-        try:
-            while (item := self.call(step())) is not end:
-                yield item
-        finally:
-            self.call(close())
-
-    @contextmanager
-    def entered(self, context: AbstractAsyncContextManager[T]) -> Iterator[T]:
-        """An async context manager around a block that blocks."""
-
-        async def leave(error: BaseException | None) -> bool | None:
-            return await context.__aexit__(
-                type(error) if error else None, error, error.__traceback__ if error else None
-            )
-
-        async def enter() -> T:
-            return await context.__aenter__()
-
-        value = self.call(enter())
-        try:
-            yield value
-        except BaseException as error:
-            if not self.call(leave(error)):
-                raise
-        else:
-            self.call(leave(None))
 
 
 class SyncMessage:

@@ -34,7 +34,8 @@ from processor.store.runs import RunState, list_runs
 
 if TYPE_CHECKING:
     from processor.client.limiter import Limiter
-    from processor.client.sync import Portal, SyncRun, SyncTailrace
+    from processor.client.portal import Portal
+    from processor.client.sync import SyncRun, SyncTailrace
     from processor.core.rate import Limit, Rate
     from processor.core.schedule import Schedule
 
@@ -86,7 +87,6 @@ class Tailrace:
         self._sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Session] = weakref.WeakKeyDictionary()
         self._here: _Here | None = None  # the session asked for last
         self._entered = 0
-        self._portal: Portal | None = None
         self.imports = tuple(imports)
         self.middlewares: list[Middleware] = list(middleware)
         self.tasks: dict[str, Task[..., Any]] = {}
@@ -118,14 +118,18 @@ class Tailrace:
     @property
     def portal(self) -> Portal:
         """The background thread of `.sync`; a forked child gets its own. In a task it is the task's own loop."""
-        from processor.client.sync import Portal
+        from processor.client.portal import Portal
 
         here = executing()
-        if here is not None:
-            return Portal(here.loop)
-        if self._portal is None or not self._portal.alive:
-            self._portal = Portal.background()
-        return self._portal
+        return Portal(here.loop) if here is not None else self.background
+
+    @property
+    def background(self) -> Portal:
+        """The background thread of `.sync`, also in a task: whatever holds the task's loop does not hold it."""
+        from processor.client.portal import Portal
+
+        # In one step, since threads that come at once must share it; it is no thread yet.
+        return self.__dict__.setdefault("_background", Portal.background(self.close))  # type: ignore[no-any-return]
 
     def in_namespace(self, namespace: str) -> Tailrace:
         """The same server, another namespace; tasks are not taken along."""
