@@ -25,6 +25,7 @@ from processor.cli.replay import replay
 from processor.cli.runs import runs
 from processor.cli.schedules import schedules
 from processor.cli.settings import settings
+from processor.cli.ship import ship
 from processor.cli.show import show
 from processor.cli.start import start
 from processor.cli.tail import tail
@@ -89,7 +90,7 @@ def _all(
 _PANELS = {
     "Begin": (demo, up, doctor, settings),
     "Run": (worker, gateway),
-    "Produce": (start, emit, exec_),
+    "Produce": (start, emit, exec_, ship),
     "Watch": (runs, show, tail, cancel, answer),
     "Debug": (replay,),
 }
