@@ -1,4 +1,4 @@
-"""What waits in `delayed` and is due: back to the work stream of its task (promote.lua)."""
+"""What waits in `delayed` and is due: runs back to the work stream of their task, retries of reactions to the log (promote.lua)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import structlog
 from processor.core.keys import PartitionKeys
 from processor.observe import metrics
 from processor.store.connection import uncancelled
+from processor.store.scripts import partition_keys
 from processor.store.space import Scripted, ms_of
 
 __all__ = ["promote", "promote_all"]
@@ -28,23 +29,25 @@ async def promote(session: Scripted, keys: PartitionKeys, limit: int = PROMOTE_L
     """
     now = ms_of(await uncancelled(session.redis.time()))
     due: list[bytes] = await uncancelled(_client(session).zrangebyscore(keys.delayed, "-inf", now, 0, limit))
-    runs = [run.decode() for run in due]
-    if not runs:
+    if not due:
         return 0
+    retries = [member.decode() for member in due if b"\n" in member]
+    runs = [member.decode() for member in due if b"\n" not in member]
     pipe = _client(session).pipeline(transaction=False)
     for run in runs:
         pipe.hget(keys.run(run), "task")
     tasks = [task.decode() if task else "" for task in await uncancelled(pipe.execute())]
-    return await _move(session, keys, list(zip(runs, tasks, strict=True)))
+    return await _move(session, keys, list(zip(runs, tasks, strict=True)), retries)
 
 
-async def _move(session: Scripted, keys: PartitionKeys, due: list[tuple[str, str]]) -> int:
-    """promote.lua's only caller. due: (run, task), "" where the run is gone."""
-    names = [keys.delayed, keys.delayed_body]
-    args: list[str] = []
+async def _move(session: Scripted, keys: PartitionKeys, due: list[tuple[str, str]], retries: list[str]) -> int:
+    """promote.lua's only caller. due: (run, task), "" where the run is gone. retries: of reactions, as `delayed` names them."""
+    names = partition_keys(keys)
+    args: list[str | bytes | int] = [len(due)]
     for run, task in due:
         names += (keys.run(run), keys.work(task))
         args += (run, task)
+    args += retries
     queued, dropped, *lost = await session.scripts.call("promote", names, args)
     if dropped:
         log.info("delayed_dropped", partition=keys.prefix, count=dropped)

@@ -303,9 +303,13 @@ class Scripts:
         increments: Sequence[str] = (),
         start: Literal["first", "now"] = "first",
         when_behind: Literal["detach", "refuse"] = "detach",
+        version: int = 1,
     ) -> str:
-        """increments: types that the group binds, `*` for all. Returns bound, changed or same."""
-        reply = await self.call("bind", [keys.meta, keys.log], [group, start, when_behind, *increments])
+        """increments: types that the group binds, `*` for all. version: of that; an older one changes nothing.
+
+        Returns bound, changed or same.
+        """
+        reply = await self.call("bind", [keys.meta, keys.log], [group, start, when_behind, version, *increments])
         word: str = reply[0].decode()
         return word
 

@@ -37,91 +37,27 @@
 -- Flags   allow-oom
 -- Holds   a call executed again changes nothing; whoever does not hold the run's exec changes nothing
 -- @include execution
--- @include appending
+-- @include outputs
 
-local outbox = KEYS[8]
 key = 9
 local dead_limit = take(1)
 local ENDED_BY = { finish = 'succeeded', fail = 'failed', stop = 'cancelled' }
-local NOTHING = { here = {}, elsewhere = {} }
 
--- One run of this partition that a unit writes to: its events are judged one after the other before anything is written.
--- Returns what is to be applied, and the refusal if there is one.
-local function judge_output(run)
-  local status, steps, refusal = run.status, {}, nil
-  local first_status = run.status
-  for _ = 1, tonumber(take(1)) do
-    local segment = take_segment()
-    local again = not refusal and repeated_start(run, segment.type, segment.extras)
-    if not refusal and again ~= 'duplicate' then
-      refusal = again
-      if not refusal then
-        refusal, status = judge(run, segment.type, segment.extras, false)
-      end
-      steps[#steps + 1] = { segment = segment, status = status }
-      run.status, run.start = status or run.status, segment.extras.start or run.start
-    end
-  end
-  run.status = first_status
-  return steps, refusal
-end
-
--- Whether an event can be added behind the last one: its hash and feed belong together.
-local function is_whole(run)
-  if run.seq == 0 then
-    return redis.call('EXISTS', run.feed) == 0
-  end
-  local last = redis.call('XREVRANGE', run.feed, '+', '-', 'COUNT', 1)[1]
-  return last and last[1] == run.tail
-end
-
--- What a unit does to other runs: events for runs that are here, entries for other partitions, and the first refusal.
-local function take_outputs()
-  local here, elsewhere = tonumber(take(1)), nil
-  if here == 0 then
-    elsewhere = tonumber(take(1))
-    if elsewhere == 0 then
-      return NOTHING
-    end
-  end
-  local outputs, threads = { here = {}, elsewhere = {} }, {}
-  for _ = 1, here do
-    local run = load_run(take(1), 'status')
-    local steps, refusal = judge_output(run)
-    local thread = not refusal and steps[1] and steps[1].segment.extras.thread or ''
-    if not refusal and #steps > 0 and not is_whole(run) then
-      refusal = 'corrupt 1'
-    elseif thread ~= '' and not run.status then
-      refusal = threads[run.thread] and 'busy 1 ' .. threads[run.thread] or refusal
-      threads[run.thread] = run.id
-    end
-    outputs.refusal = outputs.refusal or refusal and refusal .. ' of ' .. run.id
-    outputs.here[#outputs.here + 1] = { run = run, steps = steps }
-  end
-  for _ = 1, elsewhere or tonumber(take(1)) do
-    local partition, body = take(2)
-    outputs.elsewhere[#outputs.elsewhere + 1] = { partition = partition, body = body }
-  end
-  return outputs
+local function loaded_run()
+  return (load_run(take(1), 'status'))
 end
 
 local function write_outputs(outputs)
   if #outputs.here > 0 then -- it may be for a run that another unit put back: its messages keep their order
     publish_all()
   end
+  apply_outputs(outputs)
   for _, output in ipairs(outputs.here) do
-    for _, step in ipairs(output.steps) do
-      apply(output.run, step.segment, step.status, 1)
-    end
     if #output.steps > 0 then
       write_back(output.run)
     end
   end
-  for _, other in ipairs(outputs.elsewhere) do
-    local field = 'out:' .. other.partition
-    local before = redis.call('HGET', meta, field) or '0-0'
-    redis.call('HSET', meta, field, redis.call('XADD', outbox, '*', 't', other.partition, 'p', before, 'b', other.body))
-  end
+  put_out(outputs)
 end
 
 -- Ends the run with an event; false if that is impossible.
@@ -189,7 +125,7 @@ end
 local verbs = {}
 
 function verbs.finish(run, settled)
-  local payload, outputs = take(1), take_outputs()
+  local payload, outputs = take(1), take_outputs(loaded_run)
   if run.fenced then
     if run.fenced == 'closed' and not outputs.refusal then -- its output for other runs is kept
       write_outputs(outputs)

@@ -14,7 +14,7 @@
 -- take_segment()        {type, count, extras, at}: the next arguments as append.lua's header has them
 -- ending                the run that ends in the same step, if there is one
 -- judge, apply          whether a segment may be applied, and that it is
--- write_back(run)       once a run and call
+-- write_back(run)       once a run and call; keep(run): the same without telling its followers
 -- @include lifecycle
 -- @include event
 -- @include finish
@@ -285,8 +285,8 @@ local function apply(run, segment, status, first)
   return segment.count - first + 1
 end
 
--- Writes what was changed in the hash, trims the feed, publishes. position: nil for what has none.
-local function write_back(run, position)
+-- Writes what was changed in the hash, trims the feed. position: nil for what has none.
+local function keep(run, position)
   local changes = run.changes
   if position then
     changes[#changes + 1] = run.position
@@ -308,7 +308,13 @@ local function write_back(run, position)
     local h = redis.call('HMGET', run.hash, 'asks', 'thread')
     finish(run, { owner = run.owner, asks = h[1], thread = h[2] }, retain_ms, tombstone_ms)
   end
-  publish(run)
+end
+
+local function write_back(run, position)
+  keep(run, position)
+  if run.first_id then
+    publish(run)
+  end
 end
 
 -- A run.queued of a run that exists: the same start again, or another one. Nil where the run is new.

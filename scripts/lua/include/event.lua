@@ -5,8 +5,7 @@
 --                           and alone can fail on data
 -- publish(run)              what was added, as one message
 -- publish_later(run), publish_all()   the same for many runs, most of which nobody follows
--- @include partition
--- @include feed_id
+-- @include log
 
 local function standing(run, tail)
   run.seq, run.ms = split_id(tail)
@@ -36,7 +35,7 @@ local function add(run, payload, logged)
   end
   run.seq, run.tail = run.seq + 1, id
   if logged then
-    redis.call('XADD', log, '*', 'r', run.id, 'i', id, 'e', payload)
+    to_log('r', run.id, 'i', id, 'e', payload)
   end
   if run.first_id then
     run.published[#run.published + 1] = payload

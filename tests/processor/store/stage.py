@@ -89,6 +89,7 @@ class Stage:
         self.client = cast("Any", server.client())  # redis-py's own types are unions that nobody wants to narrow
         self._time = time or Time()
         self._entries: list[bytes] = []  # entry IDs of model.log
+        self._bound: dict[str, tuple[int, object]] = {}  # group → version of what it bound last, and that
         self._runner = asyncio.Runner()
         self._redis = Redis.from_url(server.url, protocol=2)
         self.scripts = Clocked(self._redis, limits, shebang=server.kind != "fake")
@@ -167,7 +168,12 @@ class Stage:
         start: Literal["first", "now"] = "first",
         when_behind: Literal["detach", "refuse"] = "detach",
     ) -> None:
-        call = self.scripts.bind(self.keys, name, increments=types, start=start, when_behind=when_behind)
+        told, wanted = self._bound.get(name, (0, None)), (when_behind, tuple(sorted(types)))
+        version = told[0] + (told[1] != wanted)  # as group.lua counts
+        self._bound[name] = (version, wanted)
+        call = self.scripts.bind(
+            self.keys, name, increments=types, start=start, when_behind=when_behind, version=version
+        )
         assert self.run(call) == self.model.bind(name, types, start, when_behind)
         self.compare()
 

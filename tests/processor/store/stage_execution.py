@@ -9,7 +9,7 @@ from dataclasses import replace
 from processor.core.keys import Keyspace
 from processor.core.partition import partition_of
 from processor.store.executing import GROUP, Begun, Settled, Taken, Unit, settle_command, start_command
-from processor.store.scripts import Held, Packing, renew_command
+from processor.store.scripts import Held, Packing, partition_keys, renew_command
 from tests.processor.store.model_execution import DeadLetter, ExecutionModel, OutboxEntry, Tasks
 from tests.processor.store.model_relay import relay
 from tests.processor.store.stage import LIMITS, Stage, Time, made
@@ -69,8 +69,8 @@ class ExecutionStage(Stage):
 
     def promote(self, runs: Sequence[tuple[str, str]]) -> None:
         """Runs with their tasks, as the caller saw them."""
-        names = [self.keys.delayed, self.keys.delayed_body]
-        args: list[str] = []
+        names = partition_keys(self.keys)
+        args: list[str | bytes | int] = [len(runs)]
         for run, task in runs:
             names += (self.keys.run(run), self.keys.work(task))
             args += (run, task)

@@ -11,6 +11,7 @@ import structlog
 
 from processor.observe import metrics
 from processor.store.delayed import promote, promote_all
+from processor.store.scripts import partition_keys
 from tests.processor.store.scene import Scene
 from tests.support.servers import TestServer
 
@@ -134,8 +135,8 @@ def test_what_was_put_off_again_is_not_due(scene: Scene) -> None:
     scene.queue("a", delay_ms=1_000)
     scene.now += 1_000
     args = (
-        [scene.part.delayed, scene.part.delayed_body, scene.part.run("a"), scene.part.work("build")],
-        ["a", "build"],
+        [*partition_keys(scene.part), scene.part.run("a"), scene.part.work("build")],
+        [1, "a", "build"],
     )
     assert scene.run(scene.scripts.call("promote", *args)) == [1, 0]
     put_off(scene, "a", 60_000)
@@ -147,8 +148,8 @@ def test_an_entry_of_another_task_is_left_alone(scene: Scene) -> None:
     """Keys come from the caller; where they are another task's, the script does nothing and the caller looks again."""
     scene.queue("a", delay_ms=1_000)
     scene.now += 1_000
-    keys = [scene.part.delayed, scene.part.delayed_body, scene.part.run("a"), scene.part.work("check")]
-    assert scene.run(scene.scripts.call("promote", keys, ["a", "check"])) == [0, 0]
+    keys = [*partition_keys(scene.part), scene.part.run("a"), scene.part.work("check")]
+    assert scene.run(scene.scripts.call("promote", keys, [1, "a", "check"])) == [0, 0]
     assert waiting(scene) == {"a"}
     assert promoted(scene) == 1
 

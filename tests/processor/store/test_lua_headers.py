@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from processor.core.events import draft
-from processor.store.scripts import Batch, Packing, load_script
+from processor.store.scripts import Batch, Packing, load_script, partition_keys
 from tests.processor.store.stage import LAYOUT, Stage
 from tests.processor.store.twice_execution import EXECUTIONS_TWICE
 from tests.support.program import ROOT
@@ -19,6 +19,7 @@ LUA = ROOT / "scripts" / "lua"
 SCRIPTS = sorted(LUA.glob("*.lua"))
 INCLUDES = sorted((LUA / "include").glob("*.lua"))
 OUT_OF_MEMORY_MUST_HEAL = {"start", "settle", "renew", "claim", "lease", "pull", "trim", "cancel", "expire"}  # DESIGN 4
+OUT_OF_MEMORY_MUST_HEAL |= {"react", "claim_log", "hold"}  # settle, claim and renew of reactions
 OUT_OF_MEMORY_MUST_HEAL |= {"lock_extend", "lock_release"}  # a full lock server still votes for whom it has
 OUT_OF_MEMORY_MUST_HEAL |= {"rate", "limit"}  # what waits for a turn or a place frees memory when it runs
 READS = {"look"}
@@ -245,8 +246,8 @@ def _promote(stage: Stage) -> None:
         stage.client.hset(stage.keys.run("b"), "task", "build")
         stage.client.hset(stage.keys.delayed_body, "b", "b\n1-1\n{}")
         stage.client.zadd(stage.keys.delayed, {"b": stage.now})
-    keys = [stage.keys.delayed, stage.keys.delayed_body, stage.keys.run("b"), work]
-    stage.run(stage.scripts.call("promote", keys, ["b", "build"]))
+    keys = [*partition_keys(stage.keys), stage.keys.run("b"), work]
+    stage.run(stage.scripts.call("promote", keys, [1, "b", "build"]))
     assert stage.client.xlen(work) == 1
 
 

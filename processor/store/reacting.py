@@ -1,0 +1,135 @@
+"""Reactions of a group: the log entries in a worker's hands, and how they are settled (react.lua)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NamedTuple
+
+from processor.core.keys import Keyspace
+from processor.store.executing import Output, parcel
+from processor.store.scripts import Limits, Packing, Script
+
+__all__ = ["Delivery", "Lease", "ReactUnit", "Reacted", "delivery_of", "react_command"]
+
+Verb = Literal["done", "retry", "dead"]
+
+
+class Delivery(NamedTuple):
+    """A log entry in a worker's hands."""
+
+    partition: int
+    entry: str  # "<ms>-<number>"
+    run: str
+    id: str  # feed ID of the event
+    payload: bytes
+    group: str = ""  # of a retry: whom it is for; "" for all
+    tries: int = 0  # how often it was tried, and failed or was lost
+
+
+def delivery_of(partition: int, entry: bytes, fields: Sequence[bytes]) -> Delivery | None:
+    """fields: names and values in turn, as the log has them. None for what somebody added by hand."""
+    try:
+        if len(fields) == 6:
+            _, run, _, id, _, payload = fields
+            return Delivery(partition, entry.decode(), run.decode(), id.decode(), payload)
+        _, run, _, id, _, payload, _, group, _, tries = fields
+        return Delivery(partition, entry.decode(), run.decode(), id.decode(), payload, group.decode(), int(tries))
+    except ValueError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class ReactUnit:
+    """What became of one entry, or of the entries of one batch; all of one partition."""
+
+    deliveries: Sequence[Delivery]
+    verb: Verb
+    outputs: Sequence[Output] = ()  # of done alone
+    delay_ms: int = 0  # of retry
+    tries: int = 0  # of retry: with the one that failed now
+    failure: bytes = b""  # of dead: JSON
+    stop: bool = False  # of dead: the ordered group takes no more of its run
+    live: int = 0  # a reaction writes nothing live
+
+    @property
+    def size(self) -> int:
+        """Bytes, about."""
+        outputs = sum(len(event[1]) for output in self.outputs for event in output.events)
+        return outputs if self.verb == "done" else outputs + len(self.deliveries[0].payload)
+
+
+class Lease(NamedTuple):
+    """What a settlement under a lease names."""
+
+    token: str
+    last: str  # the entry settled before the first of the call; "" for none
+
+
+class Reacted(NamedTuple):
+    """What react answered. word: settled done stale refused, under a lease also fenced hole; failed: it stops on this unit."""
+
+    word: str
+    detail: str = ""
+
+    @classmethod
+    def parse(cls, answer: bytes) -> Reacted:
+        word, _, detail = answer.decode().partition(" ")
+        return cls(word, detail)
+
+
+_SHARED: Final = Lease("", "")
+
+
+def react_command(
+    script: Script,
+    limits: Limits,
+    keyspace: Keyspace,
+    partition: int,
+    group: str,
+    units: Sequence[ReactUnit],
+    lease: Lease = _SHARED,
+) -> tuple[bytes | str | int, ...]:
+    """react.lua's call for units of one group and partition; answers come in the same order."""
+    keys = keyspace.partitions[partition]
+    call = Packing.of(keys, keys.outbox, keys.dead_group(group), keys.lease(group))
+    here: dict[str, int] = {}
+    for unit in units:
+        for output in unit.outputs:
+            if output.run not in here and keyspace.number(output.run) == partition:
+                here[output.run] = len(here) + 1
+                call.add_run(output.run)
+    call.args += (group, limits.dead, lease.token, lease.last, len(here), *here)
+    for unit in units:
+        _add_unit(call, keyspace, unit, here)
+    return call.command(script, keyspace.layout, limits)
+
+
+def _add_unit(call: Packing, keyspace: Keyspace, unit: ReactUnit, here: dict[str, int]) -> None:
+    args = call.args
+    args += (unit.verb, len(unit.deliveries))
+    args += [delivery.entry for delivery in unit.deliveries]
+    if unit.verb == "done":
+        _add_outputs(call, keyspace, unit.outputs, here)
+        return
+    [one] = unit.deliveries
+    if unit.verb == "retry":
+        args += (unit.delay_ms, unit.tries, one.run, one.id, one.payload)
+    else:
+        args += (unit.failure, one.run, one.id, one.payload, "stop" if unit.stop else "")
+
+
+def _add_outputs(call: Packing, keyspace: Keyspace, outputs: Sequence[Output], here: dict[str, int]) -> None:
+    args: list[Any] = call.args
+    if not outputs:
+        args += (0, 0)
+        return
+    inside = [output for output in outputs if output.run in here]
+    args.append(len(inside))
+    for output in inside:
+        args.append(here[output.run])
+        call.add_events(output.events)
+    args.append(len(outputs) - len(inside))
+    for output in outputs:
+        if output.run not in here:
+            args += (keyspace.number(output.run), parcel(output))
