@@ -267,7 +267,7 @@ class _Shipping:
         while True:
             end = await self._read_on() or ((await self._wait()) if live else "done")
             if end is not None:
-                if end != "late":
+                if end in ("done", "replaced") or (end == "emptied" and not self._is_copied()):
                     await self._send(self._splitter.finish())
                 await self.offsets.settled()
                 return end
@@ -287,6 +287,16 @@ class _Shipping:
     def _is_unchanged(self) -> bool:
         before = self._before
         return self.file.read(self.at - len(before), len(before)) == before and self.file.begins_as(self.identity)
+
+    def _is_copied(self) -> bool:
+        """Whether a copy beside it has what was read of the emptied file: then it is read on there, with what follows."""
+        copies = rotated_files(self.follower.path)
+        try:
+            before, begin = self._before, self.at - len(self._before)
+            return any(copy.begins_as(self.identity) and copy.read(begin, len(before)) == before for copy in copies)
+        finally:
+            for copy in copies:
+                copy.close()
 
     async def _wait(self) -> End | None:
         """At its end, live: closes what is silent, looks whether the file is still the one at its path, sleeps."""
