@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from threading import get_ident
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, Protocol, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, NamedTuple, ParamSpec, Protocol, overload
 
 from typing_extensions import TypeVar
 
@@ -33,6 +33,7 @@ from processor.store.connection import speaking_of
 from processor.store.runs import RunState, list_runs
 
 if TYPE_CHECKING:
+    from processor.client.inlet import Inlet, Map
     from processor.client.limiter import Limiter
     from processor.client.portal import Portal
     from processor.client.sync import SyncRun, SyncTailrace
@@ -90,6 +91,7 @@ class Tailrace:
         self.imports = tuple(imports)
         self.middlewares: list[Middleware] = list(middleware)
         self.tasks: dict[str, Task[..., Any]] = {}
+        self.inlets: dict[str, Inlet] = {}
 
     @property
     def settings(self) -> Settings:
@@ -191,6 +193,28 @@ class Tailrace:
             return task
 
         return register if fn is None else register(fn)
+
+    def inlet(
+        self,
+        stream: str,
+        map: Map | None = None,
+        *,
+        name: str | None = None,
+        start: Literal["first", "now"] = "first",
+        url: str | None = None,
+    ) -> Inlet:
+        """Workers append each entry of a stream that others write with plain XADD to a run, exactly once and in order.
+
+        map: what becomes of an entry; or decorate a function: `@tail.inlet("orders")`. Without one its fields run, type and
+        data say it. name: of the inlet, the stream's key by default. start: where a new inlet begins. url: the stream's
+        server, if it is another one. Raises BadInput, BadName, ValueError.
+        """
+        from processor.client.inlet import Inlet
+
+        known = self.inlets.get(stream if name is None else name)
+        inlet = Inlet(stream, map, name=name, start=start, url=url, known=known)
+        self.inlets[inlet.name] = inlet
+        return inlet
 
     def middleware(self, fn: Middleware) -> Middleware:
         """Decorator: what happens around each execution of a task, inside of the middleware before it.

@@ -119,6 +119,10 @@ class Keyspace:
     def schedules(self) -> str:
         return f"tr:{{{self.namespace}}}:schedules"
 
+    def inlet(self, name: str) -> str:
+        """How far an inlet is (inlet.lua)."""
+        return f"tr:{{{self.namespace}}}:inlet:{name}"
+
     def rate(self, name: str) -> str:
         return f"tr:{{{self.namespace}}}:rate:{name}"
 

@@ -14,6 +14,8 @@ __all__ = [
     "frames_total",
     "gaps_filled_total",
     "gaps_told_total",
+    "inlet_entries_total",
+    "inlet_missed_total",
     "lost_entries_total",
     "promoted_total",
     "put_off_total",
@@ -74,6 +76,14 @@ put_off_total = Counter(
 )
 lost_entries_total = Counter(
     "tailrace_lost_entries_total", "Work entries whose body was gone: their runs are never executed"
+)
+
+# --- taking in
+inlet_entries_total = Counter(
+    "tailrace_inlet_entries_total", "Entries of an inlet's stream by what became of them", ["inlet", "outcome"]
+)
+inlet_missed_total = Counter(
+    "tailrace_inlet_missed_total", "Entries that were trimmed or deleted before the inlet read them", ["inlet"]
 )
 
 # --- of the namespace, by the process that is elected to count

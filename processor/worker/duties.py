@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from processor.client.session import Session
+from processor.worker.inlets import inlet_duties
 from processor.worker.janitor import Janitor
 from processor.worker.lag_exporter import LagExporter
 from processor.worker.scheduler import Scheduler
@@ -19,4 +20,5 @@ __all__ = ["duties"]
 
 def duties(tail: Tailrace, session: Session) -> Mapping[str, Duty]:
     """By the name of their lock. session: the tail's in this loop."""
-    return {"scheduler": Scheduler(tail).run, "janitor": Janitor(session).run, "lag": LagExporter(session).run}
+    own = {"scheduler": Scheduler(tail).run, "janitor": Janitor(session).run, "lag": LagExporter(session).run}
+    return {**own, **inlet_duties(tail, session)}

@@ -1,4 +1,4 @@
--- Take settled events of another partition into this one, in the order of its outbox.
+-- Take settled events of another partition, or entries of an inlet, into this one, in the order of their source.
 --
 -- KEYS[1] meta          layout, bindings
 -- KEYS[2] log           facts and bound increments, while there is a group
@@ -7,8 +7,8 @@
 -- KEYS[5] deadlines     when `expire` must look at a run
 -- KEYS[6] delayed       runs queued for later, by due time
 -- KEYS[7] bodies        their work entries
--- KEYS[8] marks         per source, the last outbox entry taken from it
--- then for each outbox entry the keys of its run, as append.lua has them
+-- KEYS[8] marks         per source, the last entry taken from it
+-- then for each entry the keys of its run, as append.lua has them
 -- ARGV[1] layout        as the caller knows it
 -- ARGV[2] feed_limit    events a run
 -- ARGV[3] log_limit     entries
@@ -18,10 +18,12 @@
 -- ARGV[7] silent_ms     after which a run that nobody executes is ended; 0: never
 -- ARGV[8] term_ms       of an owner
 -- ARGV[9] bindings      how many binding fields follow: `b:<type>` of each type of increment in the call
--- then the source partition, and for each outbox entry: the entry before it for this partition, its ID, run, how many segments, and each
---   as append.lua has it
+-- then the source: a partition, or `in:<inlet>`; and for each entry: the one before it for this partition, its ID, run, how many segments,
+--   and each as append.lua has it
 -- Returns per entry "taken", "duplicate", "hole <mark>" (nothing behind it is looked at), or "dropped <outcome>" for events that the run
---   does not take any more (the mark moves on: their handler has been settled). Times are the server's
+--   does not take any more (the mark moves on: their handler has been settled). What an inlet sends comes from outside, so its backlog has
+--   limits: "full 1 <group or task>" or "refused <outcome>", nothing of the entry is applied and nothing behind it is looked at; and
+--   "topology <layout of the partition>" alone if it is another one. Times are the server's
 -- Flags   none: refused before its first write when the server is out of memory
 -- Holds   an entry is taken only behind the one before it, so each once and in order; a call executed again changes nothing
 -- @include safe_point
@@ -30,15 +32,43 @@
 local marks = KEYS[8]
 key = 9
 local source = take(1)
-local first_mark = redis.call('HGET', marks, source) or '0-0'
-local mark = first_mark
+local from_outside = string.sub(source, 1, 3) == 'in:'
+local mark = redis.call('HGET', marks, source) or '0-0'
 local answers = {}
 
-local function take_entry()
-  local run = load_run(take(1), 'status')
+if from_outside and known[1] ~= layout then
+  return { 'topology ' .. (known[1] or '') }
+end
+
+-- Why the events of an entry would not all be taken; nil if they would. Nothing is applied.
+local function foreseen(run, segments)
+  local status, ask, start, woken = run.status, run.ask, run.start, run.woken
+  local refusal, after
+  for _, segment in ipairs(segments) do
+    local type, extras = segment.type, segment.extras
+    local again = repeated_start(run, type, extras)
+    if again ~= 'duplicate' then
+      refusal = again
+      if not refusal then
+        refusal, after = judge(run, type, extras, true)
+      end
+      if refusal then
+        break
+      end
+      run.status, run.start = after, extras.start or run.start
+      if type == 'run.waiting' or type == 'run.resumed' then
+        run.ask = type == 'run.waiting' and extras.ask or ''
+      end
+    end
+  end
+  run.status, run.ask, run.start, run.woken = status, ask, start, woken
+  return refusal
+end
+
+local function take_entry(run, segments)
   local refusal
-  for _ = 1, tonumber(take(1)) do
-    local segment, status = take_segment(), nil
+  for _, segment in ipairs(segments) do
+    local status
     local again = not refusal and repeated_start(run, segment.type, segment.extras)
     if not refusal and again ~= 'duplicate' then
       refusal = again or nil
@@ -57,31 +87,37 @@ local function take_entry()
   return refusal
 end
 
--- What was taken before: only its arguments and keys are passed over.
-local function skip_entry()
-  take(1)
-  key = key + 4
-  for _ = 1, tonumber(take(1)) do
-    take_segment()
+local function take_segments()
+  local segments = {}
+  for i = 1, tonumber(take(1)) do
+    segments[i] = take_segment()
   end
+  return segments
 end
 
 while at <= #ARGV do
   local before_it, id = take(2)
   if not before(mark, id) then
     answers[#answers + 1] = 'duplicate'
-    skip_entry()
+    take(1) -- only its arguments and keys are passed over
+    key = key + 4
+    take_segments()
   elseif before_it ~= mark then
     answers[#answers + 1] = 'hole ' .. mark
     break
   else
-    local refusal = take_entry()
+    local run = load_run(take(1), 'status')
+    local segments = take_segments()
+    local no = from_outside and foreseen(run, segments)
+    if no then
+      answers[#answers + 1] = string.sub(no, 1, 5) == 'full ' and no or 'refused ' .. no
+      break
+    end
+    local refusal = take_entry(run, segments)
+    redis.call('HSET', marks, source, id) -- at once: if a later entry stops the script, this one is not applied again
     answers[#answers + 1] = refusal and 'dropped ' .. refusal or 'taken'
     mark = id
   end
-end
-if mark ~= first_mark then
-  redis.call('HSET', marks, source, mark)
 end
 write_ends()
 return answers

@@ -12,7 +12,7 @@ _PARTITION_KINDS = (
     r"run:.+|feed:.+|work:.+|thread:.+|log|index|owners|deadlines|delayed|delayed:body|"
     r"dead:task:.+|dead:group:.+|lease:.+|outbox|marks|meta"
 )
-_NAMESPACE_KINDS = r"topology|groups|workers|schedules|keys|rate:.+|limit:.+"
+_NAMESPACE_KINDS = r"topology|groups|group:.+|workers|schedules|keys|rate:.+|limit:.+|inlet:.+"
 _KNOWN = re.compile(
     rf"tr:\{{[a-z0-9][a-z0-9-]*:\d+\}}:({_PARTITION_KINDS})|tr:\{{[a-z0-9][a-z0-9-]*\}}:({_NAMESPACE_KINDS})"
 )

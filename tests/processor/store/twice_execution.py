@@ -10,6 +10,7 @@ from processor.core.keys import Keyspace
 from processor.store.executing import GROUP, Output, Taken, Unit, settle_command, start_command
 from processor.store.scripts import Batch, Packing
 from tests.processor.store.stage import LAYOUT, Stage
+from tests.processor.store.twice_inlet import INLETS_TWICE
 
 __all__ = ["EXECUTIONS_TWICE"]
 
@@ -59,4 +60,9 @@ def _relay(stage: Stage) -> None:
     assert reply[0] in (b"taken", b"duplicate")
 
 
-EXECUTIONS_TWICE: dict[str, Callable[[Stage], None]] = {"start": _start, "settle": _settle, "relay": _relay}
+EXECUTIONS_TWICE: dict[str, Callable[[Stage], None]] = {
+    "start": _start,
+    "settle": _settle,
+    "relay": _relay,
+    **INLETS_TWICE,
+}
