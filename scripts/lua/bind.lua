@@ -19,8 +19,8 @@ local known = redis.call('HGET', meta, 'g:' .. group)
 -- One that is known and not there went with the server's last second: it begins with what is left.
 local from = (known or start == 'first') and '0' or '$'
 local created = redis.pcall('XGROUP', 'CREATE', log, group, from, 'MKSTREAM')
-if created.err and not string.find(created.err, 'BUSYGROUP', 1, true) then
-  return redis.error_reply(created.err)
+if created.err and not string.find(tostring(created.err), 'BUSYGROUP', 1, true) then -- fakeredis: no string
+  return redis.error_reply(tostring(created.err))
 end
 
 if known then
