@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 from typing_extensions import TypeVar
 
+from processor.client.blocks import enter_block, leave_block
 from processor.client.effects import current
 from processor.client.lifecycle import check_ask, is_lifecycle, lifecycle_draft
 from processor.client.link import link_to
@@ -314,11 +315,13 @@ class Run(Generic[R]):
         execution = Execution(await self._session(), self, labels=self._labels)
         await execution.enter()
         self._execution = execution
+        enter_block(self, asyncio.get_running_loop())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        leave_block(self)
         execution, self._execution = self._execution, None
         assert execution is not None
         await execution.leave(error)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Generic, ParamSpec
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec
 
 from typing_extensions import TypeVar
 
+from processor.client.blocks import enter_block, leave_block
 from processor.client.parts import Message, Tool
 from processor.client.portal import Portal
 from processor.client.run import Run
@@ -18,7 +20,10 @@ from processor.core.events import Event
 from processor.core.lifecycle import Status
 from processor.store.runs import RunState
 
-__all__ = ["Portal", "SyncMessage", "SyncRun", "SyncTailrace", "SyncTask", "SyncThread", "SyncTool"]
+if TYPE_CHECKING:
+    from processor.client.flows import Flow
+
+__all__ = ["Portal", "SyncFlow", "SyncMessage", "SyncRun", "SyncTailrace", "SyncTask", "SyncThread", "SyncTool"]
 
 P = ParamSpec("P")
 R = TypeVar("R", default=Any)
@@ -148,10 +153,15 @@ class SyncRun(Generic[R]):
         return self._run.link(seconds=seconds)
 
     def __enter__(self) -> SyncRun[R]:
-        self._portal.call(self._run.__aenter__())
+        async def enter() -> asyncio.AbstractEventLoop:
+            await self._run.__aenter__()
+            return asyncio.get_running_loop()
+
+        enter_block(self._run, self._portal.call(enter()))  # here as well: the other thread's context is not ours
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        leave_block(self._run)
         self._portal.call(self._run.__aexit__(kind, error, trace))
 
 
@@ -180,6 +190,33 @@ class SyncTask(Generic[P, R]):
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self._portal.call(self._task.call(*args, **kwargs))
+
+
+class SyncFlow(Generic[R]):
+    """Flow, blocking until Redis has the run."""
+
+    def __init__(self, flow: Flow[R], portal: Portal) -> None:
+        self._flow, self._portal = flow, portal
+
+    def options(
+        self,
+        *,
+        id: str | None = None,
+        thread: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        delay_seconds: float = 0,
+    ) -> SyncFlow[R]:
+        twin = self._flow.options(id=id, thread=thread, labels=labels, delay_seconds=delay_seconds)
+        return SyncFlow(twin, self._portal)
+
+    def start(self) -> SyncRun[R]:
+        return SyncRun(self._portal.call(self._flow.start()), self._portal)
+
+    def start_here(self) -> SyncRun[R]:
+        return SyncRun(self._portal.call(self._flow.start_here()), self._portal)
+
+    def call(self) -> R:
+        return self._portal.call(self._flow.call())
 
 
 class SyncThread:

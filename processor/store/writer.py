@@ -232,6 +232,11 @@ class Writer:
             raise
         return sent
 
+    @property
+    def has_room(self) -> bool:
+        """Whether the buffer takes more."""
+        return not self._buffer.full
+
     def put_anyway(self, draft: Fields) -> Sent:
         """As put, where an exception is on its way already: an earlier failure waits for the next call."""
         sent = Sent(self, draft)
