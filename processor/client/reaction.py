@@ -52,7 +52,9 @@ class ReactionPolicy:
         _check("when_behind", self.when_behind, self.when_behind in ("detach", "refuse"), 'give "detach" or "refuse"')
         _check("on_dead", self.on_dead, self.on_dead in ("go_on", "stop"), 'give "go_on" or "stop"')
         if self.on_dead == "stop" and not self.ordered:
-            raise BadInput('on_dead="stop" keeps a run\'s order, which needs ordered=True.', field="on_dead", value="stop")
+            raise BadInput(
+                'on_dead="stop" keeps a run\'s order, which needs ordered=True.', field="on_dead", value="stop"
+            )
 
     @property
     def mode(self) -> Mode:
@@ -191,6 +193,7 @@ class _Typed(Event[Any]):
     """An event whose data are a model."""
 
     __slots__ = ("_data",)
+    _data: Any
 
     @classmethod
     def of(cls, event: Event[Any], adapter: Any, reaction: str) -> _Typed:
@@ -199,7 +202,9 @@ class _Typed(Event[Any]):
             typed._data = adapter.validate_python(event.data)
         except ValueError as error:  # pydantic's ValidationError is one
             raise BadInput(
-                f"{reaction}: data of {event.type} do not fit: {error}", field="input.data", value=repr(event.data)[:200]
+                f"{reaction}: data of {event.type} do not fit: {error}",
+                field="input.data",
+                value=repr(event.data)[:200],
             ) from error
         return typed
 
@@ -233,9 +238,7 @@ class Group:
                 )
         place = _place(reaction.function)
         kept = [
-            one
-            for one in self.reactions
-            if (_place(one.function), one.binding.text) != (place, reaction.binding.text)
+            one for one in self.reactions if (_place(one.function), one.binding.text) != (place, reaction.binding.text)
         ]
         self.reactions = [*kept, reaction]
         self._for.clear()

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import os
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import ClassVar, Final
 
 import structlog
@@ -14,12 +14,13 @@ from redis.asyncio import Redis
 
 from processor.client.owners import Owners
 from processor.core.chain import Budget, Chain
-from processor.core.errors import ServerError, ServerUnreachable
+from processor.core.errors import BadInput, ServerError, ServerUnreachable
 from processor.core.keys import Keyspace, PartitionKeys
 from processor.core.settings import Settings
 from processor.store.append import Appender
 from processor.store.connection import redact, speaking_of
-from processor.store.executing import Settled, Unit
+from processor.store.executing import Settled, Unit, settle_command
+from processor.store.groups import Declared, bind
 from processor.store.line import Line
 from processor.store.producer import Producer
 from processor.store.relaying import Relaying
@@ -41,8 +42,10 @@ class Session:
 
     process: ClassVar[int] = os.getpid()  # kept, since each write asks, and asking the kernel costs a tenth of it
 
-    def __init__(self, url: str, settings: Settings) -> None:
+    def __init__(self, url: str, settings: Settings, declared: Callable[[], Sequence[Declared]] = lambda: ()) -> None:
+        """declared: groups of this process, bound when it opens: what it causes itself is not missed before a worker runs."""
         self.settings = settings
+        self._declared = declared
         self.pid = self.process
         self.limits = Limits.of(settings)
         self.server = Server.acquire(url)
@@ -59,7 +62,7 @@ class Session:
         self._passes: asyncio.Task[None] | None = None
         self.relaying = Relaying(self)
         self._line: Line | None = None
-        self._settling: Settling | None = None  # of executions without a worker that did something to other runs
+        self._settling: Settling[Unit] | None = None  # of executions without a worker that did something to other runs
 
     @property
     def is_foreign(self) -> bool:
@@ -118,11 +121,22 @@ class Session:
         with speaking_of(self.server.address.url):
             self._keys = await create_topology(self.redis, self.settings.namespace, self.settings.partitions)
         self._scripts = Scripts(self.redis, self.limits, shebang=self.server.shebang)
+        await self.bind_groups()
         await self.appender.open(self._keys, self._scripts.named("append"))
+
+    async def bind_groups(self) -> None:
+        """Tells what this process's reactions bind. Raises ServerError."""
+        with speaking_of(self.server.address.url):
+            for group in self._declared():
+                try:
+                    await bind(self, group)
+                except BadInput as error:  # a worker refuses to start; who only writes goes on
+                    log.error("group_not_bound", group=group.name, error=error.message)
 
     async def _settle_topology(self, partition: int, answered: str) -> Keyspace:
         with speaking_of(self.server.address.url):
             self._keys = await settle_layout(self.redis, self.keys, partition, answered)
+        await self.bind_groups()  # whoever forgot the layout forgot the groups
         return self._keys
 
     # Passes: every gateway, worker and process with an owned run looks over each partition, and the scripts decide.
@@ -170,11 +184,19 @@ class Session:
         """Behind its live events; asked again until the server answers. chain: of those events."""
         if self._settling is None:
             self._line = Line(self.server.address, "tailrace-settle")
-            script = self.scripts.named("settle")
-            self._settling = Settling(self._line, script, self.limits, lambda: self.keys, self.relaying.soon)
+            self._settling = self.settling(self._line)
         answered: asyncio.Future[Settled] = asyncio.get_running_loop().create_future()
         self._settling.put(self.keys.number(unit.run), unit, _unless_given_up(answered), chain)
         return await answered
+
+    def settling(self, line: Line) -> Settling[Unit]:
+        """For executions, over that line."""
+        script = self.scripts.named("settle")
+
+        def command(partition: int, units: Sequence[Unit]) -> tuple[bytes | str | int, ...]:
+            return settle_command(script, self.limits, self.keys, partition, units)
+
+        return Settling(line, script, command, lambda: self.keys, self.relaying.soon)
 
     async def flush(self, seconds: float) -> None:
         """Waits until everything written has been taken, so long at most."""

@@ -18,6 +18,7 @@ from typing_extensions import TypeVar
 
 from processor.client.calling import Middleware, executing
 from processor.client.queueing import Options, start_queued
+from processor.client.reaction import Group, OnDead, Reaction, ReactionPolicy
 from processor.client.run import Run
 from processor.client.session import Session
 from processor.client.task import Policy, Task
@@ -27,9 +28,11 @@ from processor.core.errors import NotConfigured
 from processor.core.json import dumps
 from processor.core.lifecycle import Status
 from processor.core.names import check_labels, check_namespace
+from processor.core.routing import Binding
 from processor.core.settings import Settings
 from processor.core.ulid import ulid
 from processor.store.connection import speaking_of
+from processor.store.groups import Declared, WhenBehind
 from processor.store.runs import RunState, list_runs
 
 if TYPE_CHECKING:
@@ -44,6 +47,7 @@ __all__ = ["Tailrace"]
 
 P = ParamSpec("P")
 R = TypeVar("R", default=Any)
+H = TypeVar("H", bound=Callable[..., Any])
 
 
 class _Decorator(Protocol):
@@ -91,6 +95,7 @@ class Tailrace:
         self.imports = tuple(imports)
         self.middlewares: list[Middleware] = list(middleware)
         self.tasks: dict[str, Task[..., Any]] = {}
+        self.reactions: dict[str, Group] = {}
         self.inlets: dict[str, Inlet] = {}
 
     @property
@@ -216,6 +221,55 @@ class Tailrace:
         self.inlets[inlet.name] = inlet
         return inlet
 
+    def on(
+        self,
+        pattern: str,
+        *,
+        group: str | None = None,
+        where: Mapping[str, str] | None = None,
+        ordered: bool = False,
+        batch: int = 1,
+        concurrency: int = 64,
+        timeout_seconds: float = 60,
+        retry: Retry | int = 3,
+        start: Literal["first", "now"] = "first",
+        when_behind: WhenBehind = "detach",
+        on_dead: OnDead = "go_on",
+    ) -> Callable[[H], H]:
+        """A reaction to events of any run; what it emits happens once, when it returns.
+
+        The function takes `event`, or with `batch` a list of them, and if it likes `run`, a handle of the event's run. A plain
+        def runs in a thread.
+        pattern: of the type: words divided by dots, * for one, # for any number; increments are named by their last word.
+        group: the function's name by default; groups have positions of their own, and of a group one reaction handles an
+        event. where: labels that the event must have. ordered: events of a run one after the other. batch: events of a call
+        at most. concurrency: calls at once in one worker process. timeout_seconds: of one call. start: where a new group
+        begins, at the first entry still in the log or now. when_behind: a group that lets the log fill up is cut off, or
+        producers are refused. on_dead: what becomes of a run's later events behind one that failed for good, where they are
+        ordered. Raises BadInput, BadName.
+        """
+        policy = ReactionPolicy(
+            ordered=ordered,
+            batch=batch,
+            concurrency=concurrency,
+            timeout_seconds=timeout_seconds,
+            retry=retry if isinstance(retry, Retry) else Retry(attempts=retry),
+            start=start,
+            when_behind=when_behind,
+            on_dead=on_dead,
+        )
+        binding = Binding(pattern, dict(where or {}))
+        frame = sys._getframe(1)
+
+        def register(function: H) -> H:
+            reaction = Reaction(self, function, binding, policy, group=group, frame=frame)
+            known = self.reactions.get(reaction.group) or Group(reaction.group, reaction)
+            known.add(reaction)
+            self.reactions[known.name] = known
+            return function
+
+        return register
+
     def middleware(self, fn: Middleware) -> Middleware:
         """Decorator: what happens around each execution of a task, inside of the middleware before it.
 
@@ -330,10 +384,13 @@ class Tailrace:
             if url is None:
                 raise NotConfigured(remedy="Set TAILRACE_REDIS_URL=redis://localhost:6379, or run `tailrace up` here.")
             self._forget_closed_loops()
-            session = self._sessions[loop] = Session(url, self.settings)
+            session = self._sessions[loop] = Session(url, self.settings, self._declared)
             session.start()
         self._here = _Here(get_ident(), loop, session)
         return session
+
+    def _declared(self) -> Sequence[Declared]:
+        return [group.declared for group in self.reactions.values()]
 
     def _forget_closed_loops(self) -> None:
         """A session holds its loop, so neither would ever go by itself where nobody called close()."""

@@ -93,9 +93,15 @@ class Unit:
     outputs: Sequence[Output] = ()  # of finish alone
     live: int = 0  # number of its last live event that was acknowledged; 0: none, or nobody has it any more
 
+    @property
+    def size(self) -> int:
+        """Bytes, about."""
+        return len(self.payload) + len(self.c) + sum(len(event[1]) for out in self.outputs for event in out.events)
+
 
 class Settled(NamedTuple):
-    """What settle answered. word: settled done stale behind answered closed corrupt refused; failed: it stops on this unit."""
+    """What settle answered, or react. word: settled done stale behind answered closed corrupt refused; failed: it stops on
+    this unit."""
 
     word: str
     detail: str = ""  # the run's status (settled, closed), the refusal (refused)

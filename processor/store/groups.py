@@ -45,7 +45,7 @@ async def bind(space: Scripted, group: Declared) -> Bound:
     Raises BadInput where the group is known in another mode, redis-py's errors.
     """
     keys = space.keys
-    args = [group.name, group.mode, group.when_behind, group.start, int(FORGET_SECONDS * 1000)]
+    args: list[str | bytes | int] = [group.name, group.mode, group.when_behind, group.start, int(FORGET_SECONDS * 1000)]
     args += [binding.text for binding in group.bindings]
     word, *told = await space.scripts.call("group", [keys.groups, keys.group(group.name)], args)
     if word == b"other":

@@ -10,7 +10,7 @@ from processor.core.keys import Keyspace
 from processor.store.executing import Output, parcel
 from processor.store.scripts import Limits, Packing, Script
 
-__all__ = ["Delivery", "Lease", "ReactUnit", "Reacted", "delivery_of", "react_command"]
+__all__ = ["Delivery", "Lease", "ReactUnit", "delivery_of", "react_command"]
 
 Verb = Literal["done", "retry", "dead"]
 
@@ -58,24 +58,17 @@ class ReactUnit:
         outputs = sum(len(event[1]) for output in self.outputs for event in output.events)
         return outputs if self.verb == "done" else outputs + len(self.deliveries[0].payload)
 
+    @property
+    def run(self) -> str:
+        """For the log: of its first event."""
+        return self.deliveries[0].run
+
 
 class Lease(NamedTuple):
     """What a settlement under a lease names."""
 
     token: str
     last: str  # the entry settled before the first of the call; "" for none
-
-
-class Reacted(NamedTuple):
-    """What react answered. word: settled done stale refused, under a lease also fenced hole; failed: it stops on this unit."""
-
-    word: str
-    detail: str = ""
-
-    @classmethod
-    def parse(cls, answer: bytes) -> Reacted:
-        word, _, detail = answer.decode().partition(" ")
-        return cls(word, detail)
 
 
 _SHARED: Final = Lease("", "")
@@ -90,7 +83,8 @@ def react_command(
     units: Sequence[ReactUnit],
     lease: Lease = _SHARED,
 ) -> tuple[bytes | str | int, ...]:
-    """react.lua's call for units of one group and partition; answers come in the same order."""
+    """react.lua's call for units of one group and partition; answers come in the same order, each a `Settled` with the word
+    settled done stale refused, under a lease also fenced hole."""
     keys = keyspace.partitions[partition]
     call = Packing.of(keys, keys.outbox, keys.dead_group(group), keys.lease(group))
     here: dict[str, int] = {}

@@ -7,17 +7,17 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from typing import Final, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import structlog
 
 from processor.core.chain import Chain
 from processor.core.errors import ServerError
 from processor.core.keys import Keyspace
-from processor.store.executing import Settled, Unit, settle_command
+from processor.store.executing import Output, Settled
 from processor.store.line import Line, failed_in_script
-from processor.store.scripts import Limits, Script
+from processor.store.scripts import Script
 
 __all__ = ["Settling"]
 
@@ -30,24 +30,46 @@ REFILL_LOOK_SECONDS: Final = 0.1  # while live events that the server lost come 
 REFILL_SECONDS: Final = 10.0  # then nobody has them any more
 
 
-class _Waiting(NamedTuple):
-    unit: Unit
-    size: int
+class _Unit(Protocol):
+    """What is settled in one step: an execution's end, a reaction."""
+
+    @property
+    def run(self) -> str: ...
+    @property
+    def outputs(self) -> Sequence[Output]: ...
+    @property
+    def live(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+
+
+U = TypeVar("U", bound=_Unit)
+Command = tuple[bytes | str | int, ...]
+
+
+@dataclass(slots=True)
+class _Waiting(Generic[U]):
+    unit: U
     tell: Callable[[Settled], None]
     chain: Chain | None
     patient_until: float
 
 
-class Settling:
+class Settling(Generic[U]):
     """One turn of the event loop is one call a partition. A unit sent again is answered `done`."""
 
     def __init__(
-        self, line: Line, script: Script, limits: Limits, keyspace: Callable[[], Keyspace], relay: Callable[[int], None]
+        self,
+        line: Line,
+        script: Script,
+        command: Callable[[int, Sequence[U]], Command],
+        keyspace: Callable[[], Keyspace],
+        relay: Callable[[int], None],
     ) -> None:
-        """relay: told of a partition whose outbox got something."""
-        self._line, self._script, self._limits = line, script, limits
+        """command: the script's call for units of a partition. relay: told of a partition whose outbox got something."""
+        self._line, self._script, self._command = line, script, command
         self._keyspace, self._relay = keyspace, relay
-        self._queues: dict[int, deque[_Waiting]] = {}
+        self._queues: dict[int, deque[_Waiting[U]]] = {}
         self._senders: dict[int, set[asyncio.Task[None]]] = {}
         self._loop = asyncio.get_running_loop()
         self._scheduled = False
@@ -55,17 +77,16 @@ class Settling:
         self._all_settled = asyncio.Event()
         self._all_settled.set()
 
-    def put(self, partition: int, unit: Unit, tell: Callable[[Settled], None], chain: Chain | None = None) -> None:
+    def put(self, partition: int, unit: U, tell: Callable[[Settled], None], chain: Chain | None = None) -> None:
         """tell: called once, with the server's answer. chain: of live events, behind which the unit is settled: what the
         server has lost of them comes again first."""
-        size = len(unit.payload) + len(unit.c) + sum(len(event[1]) for out in unit.outputs for event in out.events)
         if chain is not None:
-            unit = replace(unit, live=chain.stored)
+            unit = _behind(unit, chain.stored)
         self.unsettled += 1
         self._all_settled.clear()
-        self._queue(partition, _Waiting(unit, size, tell, chain, self._loop.time() + REFILL_SECONDS))
+        self._queue(partition, _Waiting(unit, tell, chain, self._loop.time() + REFILL_SECONDS))
 
-    def _queue(self, partition: int, waiting: _Waiting) -> None:
+    def _queue(self, partition: int, waiting: _Waiting[U]) -> None:
         self._queues.setdefault(partition, deque()).append(waiting)
         if not self._scheduled:
             self._scheduled = True
@@ -88,15 +109,15 @@ class Settling:
         self._senders[partition].discard(sender)
         self._fill(partition)
 
-    def _next(self, queue: deque[_Waiting]) -> list[_Waiting]:
-        taken: list[_Waiting] = []
+    def _next(self, queue: deque[_Waiting[U]]) -> list[_Waiting[U]]:
+        taken: list[_Waiting[U]] = []
         size = 0
-        while queue and len(taken) < MAX_UNITS and (not taken or size + queue[0].size <= MAX_BYTES):
+        while queue and len(taken) < MAX_UNITS and (not taken or size + queue[0].unit.size <= MAX_BYTES):
             taken.append(queue.popleft())
-            size += taken[-1].size
+            size += taken[-1].unit.size
         return taken
 
-    async def _send(self, partition: int, waiting: Sequence[_Waiting]) -> None:
+    async def _send(self, partition: int, waiting: Sequence[_Waiting[U]]) -> None:
         units = [one.unit for one in waiting]
         answers = await self._until_answered(partition, units)
         if answers is None:
@@ -119,20 +140,19 @@ class Settling:
         if not self.unsettled:
             self._all_settled.set()
 
-    def _refilled(self, one: _Waiting) -> _Waiting:
+    def _refilled(self, one: _Waiting[U]) -> _Waiting[U]:
         """The unit to send again: what nobody has any more keeps no run from its end."""
         if one.chain is not None and one.chain.may_refill(one.unit.live) and self._loop.time() < one.patient_until:
             return one
         log.error("live_events_lost", run=one.unit.run)
-        return one._replace(unit=replace(one.unit, live=0))
+        return replace(one, unit=_behind(one.unit, 0))
 
-    async def _until_answered(self, partition: int, units: Sequence[Unit]) -> list[Settled] | None:
+    async def _until_answered(self, partition: int, units: Sequence[U]) -> list[Settled] | None:
         """None for units that cannot be settled together."""
         told = False
         while True:
-            command = settle_command(self._script, self._limits, self._keyspace(), partition, units)
             try:
-                answers = await self._line.script(self._script, *command)
+                answers = await self._line.script(self._script, *self._command(partition, units))
             except ServerError as error:
                 if failed_in_script(error):
                     return [Settled("failed", error.message)] if len(units) == 1 else None
@@ -154,3 +174,10 @@ class Settling:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _behind(unit: U, live: int) -> U:
+    """The unit, to be settled when the server has its live events up to that number."""
+    data: Any = unit
+    changed: U = replace(data, live=live)
+    return changed

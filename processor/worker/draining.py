@@ -22,7 +22,7 @@ SETTLE_SECONDS: Final = 5.0  # for the last answers; what has none is settled by
 LOOK_SECONDS: Final = 0.05
 
 
-async def drain(worker: Worker, starting: Starting, settling: Settling, seconds: float) -> bool:
+async def drain(worker: Worker, starting: Starting, settling: Settling[Any], seconds: float) -> bool:
     """Returns when nothing of this process runs any more, and what it did is settled where the server can be reached.
 
     False if not all is: the server, or a function, does not answer.

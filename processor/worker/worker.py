@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from processor.client.joining import flow_task
 from processor.client.session import Session
 from processor.core.chain import Chain
 from processor.core.errors import ServerError
 from processor.core.lifecycle import TERMINAL
+from processor.core.plan import FLOW
 from processor.store.claims import own
 from processor.store.connection import speaking_of
 from processor.store.executing import Settled, Taken, Unit
 from processor.store.lag import read_lags
 from processor.store.line import Line
 from processor.store.runs import read_tail
-from processor.store.settling import Settling
 from processor.worker.draining import drain
 from processor.worker.execution import Execution
 from processor.worker.gate import Gate
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from processor.client.tailrace import Tailrace
     from processor.client.task import Task
 
-__all__ = ["Worker"]
+__all__ = ["Worker", "tasks_of"]
 
 log = structlog.get_logger("tailrace.worker")
 DEFAULT_CONCURRENCY: Final = 100
@@ -46,6 +47,12 @@ DUE_SOON_MS: Final = 1000  # what `burst` still waits for
 READ_RETRY_SECONDS: Final = 0.2
 LAST_STEP_SECONDS: Final = 7.0  # to end the step that is under way: a read that has no answer lasts for six
 LATE_SECONDS: Final = 2.0  # to give back what a pass took over while the worker drained
+
+
+def tasks_of(tail: Tailrace, only: Sequence[str] | None = None) -> dict[str, Task[..., Any]]:
+    """What a worker takes: these tasks or all of them, and flows."""
+    chosen = {name: task for name, task in tail.tasks.items() if only is None or name in only}
+    return {**chosen, FLOW: flow_task(tail)}
 
 
 class Worker:
@@ -63,12 +70,10 @@ class Worker:
         tasks: Sequence[str] | None = None,
         consumer: str | None = None,
     ) -> None:
-        """concurrency: executions at once, of all tasks. tasks: only these. consumer: its name; a test may set it."""
+        """concurrency: executions at once, of all tasks. tasks: only these, and flows. consumer: its name; a test may set it."""
         self.tail = tail
         self.concurrency = concurrency
-        self.tasks: dict[str, Task[..., Any]] = {
-            name: task for name, task in tail.tasks.items() if tasks is None or name in tasks
-        }
+        self.tasks = tasks_of(tail, tasks)
         self.consumer = consumer or f"{socket.gethostname()}-{getpid()}-{secrets.token_hex(3)}"
         self.registry = Registry()
         self.stopping = asyncio.Event()
@@ -119,7 +124,7 @@ class Worker:
         self._reads, self._calls = Line(address, "tailrace-read"), Line(address, "tailrace-work")
         of_task = {name: task.concurrency for name, task in self.tasks.items()}
         self.places = Places(self.concurrency, of_task, self._changed.set)
-        self._reading = Reading(self._reads, session.keys, list(self.tasks), self.consumer, self.places)
+        self._reading = Reading(self._reads, session.keys, list(self.tasks), self.consumer, self.places, rare=[FLOW])
         self._own_seen = 0  # connections of the reader after which own pending entries were looked for; -1: look now
         self._gate = Gate(session, self.tasks)
         self._starting = Starting(
@@ -128,8 +133,7 @@ class Worker:
         near = 0 if alone else self.concurrency // 2
         self._lobby = Lobby(self._gate, self._starting.begin, places=near, apart=not alone)
         self._keeping = Keeping(self, self._free, self._take_over, self._gate)
-        settle = session.scripts.named("settle")
-        self._settling = Settling(self._calls, settle, session.limits, lambda: session.keys, session.relaying.soon)
+        self._settling = session.settling(self._calls)
         await self._keeping.start(alone=alone)
 
     async def close(self) -> None:
