@@ -23,6 +23,7 @@ try:
         Thread,
         Tool,
     )
+    from processor.flows import Step, chain, chord, group
 except ImportError as error:
     # A project's own folder of that name comes first on the path, and what it lacks would be a riddle.
     if error.name in ("gateway", "processor") and error.path:
@@ -50,11 +51,15 @@ __all__ = [
     "RunState",
     "Schedule",
     "Sent",
+    "Step",
     "SyncRun",
     "Tailrace",
     "Task",
     "Thread",
     "Tool",
+    "chain",
+    "chord",
     "everyone",
+    "group",
     "problem",
 ]

@@ -27,6 +27,7 @@ from processor.cli.parent import Parent
 from processor.cli.serving import serve_on_uvloop
 from processor.cli.voice import Voice, speaks_to_people
 from processor.core.errors import ServerError
+from processor.core.plan import FLOW
 from processor.core.settings import Settings, shown_url, variable_of
 from processor.observe.logs import configure
 
@@ -213,7 +214,7 @@ async def _beside(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 def _welcome(voice: Voice, settings: Settings, worker: Worker, module: str, *, is_kept: bool) -> None:
     """Its tasks, before it takes the first run. is_kept: who keeps it says the rest."""
-    server, names = shown_url(settings.redis_url or ""), sorted(worker.tasks)
+    server, names = shown_url(settings.redis_url or ""), sorted(worker.tasks.keys() - {FLOW})
     sentence = f"{module} has {', '.join(names)}"
     if not is_kept:
         sentence += (

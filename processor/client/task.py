@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, cast
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, cast, overload
 
 from typing_extensions import TypeVar
 
@@ -27,6 +27,7 @@ from processor.core.names import check_labels, check_name
 from processor.core.rate import Limit, Rate
 
 if TYPE_CHECKING:
+    from processor.client.flows import Step
     from processor.client.sync import SyncTask
     from processor.client.tailrace import Tailrace
     from processor.core.schedule import Schedule
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Policy", "Task"]
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R", default=Any)
 
 
@@ -237,6 +239,21 @@ class Task(Generic[P, R]):
         Raises RunFailed and RunCancelled of the child, BadInput, BacklogFull, ServerError; RuntimeError outside of a task.
         """
         return cast("R", await call(self, self._options, args, kwargs))
+
+    @overload
+    def bind(self, *args: P.args, **kwargs: P.kwargs) -> Step[R]: ...
+
+    @overload
+    def bind(self: Task[Concatenate[Any, Q], R], *args: Q.args, **kwargs: Q.kwargs) -> Step[R]: ...
+
+    def bind(self, *args: Any, **kwargs: Any) -> Step[R]:
+        """A step of a flow: for chain, group and chord. Arguments are checked when the flow is started.
+
+        In a chain the first parameter that has neither an argument nor a default is given the result before it.
+        """
+        from processor.client.flows import Step
+
+        return Step(self, self._options, args, kwargs)
 
     async def _start(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Run[R]:
         values = self.inputs.bind(args, kwargs)

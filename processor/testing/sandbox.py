@@ -81,9 +81,9 @@ class Sandbox:
     async def _working(self) -> Worker:
         """The worker, which knows every task that there is by now."""
         from processor.worker.scheduler import register_all
-        from processor.worker.worker import Worker
+        from processor.worker.worker import Worker, tasks_of
 
-        if self._worker is not None and self._worker.tasks != self._tail.tasks:
+        if self._worker is not None and self._worker.tasks != tasks_of(self._tail):
             await self.close()
         if self._worker is None:
             self._worker = Worker(self._tail)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import structlog
@@ -26,14 +27,29 @@ DEEP_COUNT: Final = (
     50  # entries of one stream while there is more than can be taken: a call's costs are shared by as many
 )
 
+WIDE_SECONDS: Final = 0.05  # between two looks at rare tasks under load
+
 _Stream = tuple[int, str]  # partition, task
 
 
 class Reading:
     """Names at most as many streams as places are free, in rotation; a task without a free place is left out."""
 
-    def __init__(self, line: Line, keyspace: Keyspace, tasks: Sequence[str], consumer: str, places: Places) -> None:
+    def __init__(
+        self,
+        line: Line,
+        keyspace: Keyspace,
+        tasks: Sequence[str],
+        consumer: str,
+        places: Places,
+        *,
+        rare: Collection[str] = (),
+    ) -> None:
+        """rare: tasks that have something now and then; while the others have more than can be taken they are looked at less
+        often, so that they do not cost these a part of each read."""
         self._line, self._keyspace, self._consumer, self._places = line, keyspace, consumer, places
+        self._rare = frozenset(rare) if set(rare) != set(tasks) else frozenset()
+        self._wide_due = 0.0  # when a read names all streams again, by the loop's clock
         self._tasks = tuple(tasks)
         self._streams: list[_Stream] = [(p, task) for p in range(len(keyspace.partitions)) for task in tasks]
         self._names = {self._key(stream).encode(): stream for stream in self._streams}
@@ -74,7 +90,9 @@ class Reading:
             self._has_groups = False  # flushed, or lost with the server's last second
             return []
         found = [entry for name, entries in reply or () for entry in self._taken(name, entries)]
-        self._is_deep = len(found) == len(streams) * count
+        often = [stream for stream in streams if stream[1] not in self._rare]
+        full = sum(1 for entry in found if entry.task not in self._rare) if self._rare else len(found)
+        self._is_deep = bool(often) and full == len(often) * count
         self._empty = set() if found else self._empty | set(streams)
         return found
 
@@ -82,11 +100,14 @@ class Reading:
         """Streams to name, how many entries of each, and those that are not named now."""
         free = {task: self._places.free(task) for task in self._tasks}
         left, room = dict(free), self._places.free_in_all
-        most = max(1, room // DEEP_COUNT) if self._is_deep else room
+        is_deep = self._is_deep and not self._is_wide_due()
+        most = max(1, room // DEEP_COUNT) if is_deep else room
+        has_often = any(places for task, places in free.items() if task not in self._rare)
+        skipped = self._rare if is_deep and has_often else frozenset[str]()
         chosen: list[_Stream] = []
         rest: list[_Stream] = []
         for stream in self._in_turn:
-            if len(chosen) < most and left[stream[1]] > 0:
+            if len(chosen) < most and left[stream[1]] > 0 and stream[1] not in skipped:
                 left[stream[1]] -= 1
                 chosen.append(stream)
             else:
@@ -97,6 +118,15 @@ class Reading:
         named = {task: sum(1 for stream in chosen if stream[1] == task) for task in {stream[1] for stream in chosen}}
         count = min(room // len(chosen), *(free[task] // n for task, n in named.items()))
         return chosen, max(1, count), rest
+
+    def _is_wide_due(self) -> bool:
+        if not self._rare:
+            return False
+        now = asyncio.get_running_loop().time()
+        if now < self._wide_due:
+            return False
+        self._wide_due = now + WIDE_SECONDS
+        return True
 
     def _block_seconds(self, rest: Sequence[_Stream]) -> float:
         """rest: streams that are not named now. While one of them may have something for a free place nothing is waited for."""
