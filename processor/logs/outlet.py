@@ -38,6 +38,7 @@ log = structlog.get_logger("tailrace.logs")
 CAPACITY: Final = 8192  # records on their way, each counted by its KiB: 8 MiB at most
 MAX_TOLD: Final = 256  # runs whose drops are counted one by one
 MAX_ENDED: Final = 1024  # runs that are known to take nothing more
+ENDED_SECONDS: Final = 60.0  # so long they are not asked again: an ID may be used anew once its run was forgotten
 _OURS: Final = os.path.dirname(__file__)
 _HALF_WAY: Final = tuple(
     os.path.join(folder, name)
@@ -116,14 +117,14 @@ class _Lane:
         counts.add("closed", lost)
 
     def _write(self, target: Target, data: bytes, units: int) -> None:
-        if target.run in self._owner.ended:
+        if self._owner.has_ended(target):
             self._drop(units, "ended")
             return
         try:
             writer = target.writer()
         except (TailraceError, RuntimeError) as error:
             self._drop(units, "refused")
-            self._owner.tell_once(target.run, getattr(error, "code", "closed"), str(error))
+            self._owner.tell_once(target, getattr(error, "code", "closed"), str(error))
             return
         if not writer.has_room:
             self._drop(units, "full")
@@ -183,11 +184,11 @@ class Outlet:
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self.capacity = capacity
-        self.ended: dict[str, None] = {}
         self._lanes: tuple[_Lane, ...] = ()
         self._lock = threading.RLock()  # held for a few instructions, and a signal handler may take it again
         self._missed: dict[Target, int] = {}
-        self._told: set[tuple[str, str]] = set()
+        self._told: set[tuple[Target, str]] = set()
+        self._ended: dict[Target, float] = {}  # until when they are believed to be so
 
     @property
     def on_their_way(self) -> int:
@@ -253,15 +254,21 @@ class Outlet:
 
     def refused(self, target: Target, outcome: Outcome) -> None:
         if outcome.word == "closed" and not isinstance(target, Live):
-            while len(self.ended) >= MAX_ENDED:
-                self.ended.pop(next(iter(self.ended)))
-            self.ended[target.run] = None
-        self.tell_once(target.run, outcome.word, outcome.detail)
+            with self._lock:
+                while len(self._ended) >= MAX_ENDED:
+                    self._ended.pop(next(iter(self._ended)))
+                self._ended[target] = time.monotonic() + ENDED_SECONDS
+        self.tell_once(target, outcome.word, outcome.detail)
 
-    def tell_once(self, run: str, why: str, detail: str) -> None:
-        if (run, why) not in self._told and len(self._told) < MAX_ENDED:
-            self._told.add((run, why))
-            log.warning("log_records_refused", run=run, why=why, detail=detail)
+    def has_ended(self, target: Target) -> bool:
+        return self._ended.get(target, 0.0) > time.monotonic()
+
+    def tell_once(self, target: Target, why: str, detail: str) -> None:
+        if (target, why) not in self._told:
+            if len(self._told) >= MAX_ENDED:
+                self._told.clear()
+            self._told.add((target, why))
+            log.warning("log_records_refused", run=target.run, why=why, detail=detail)
 
     # The end.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -17,8 +18,9 @@ from tests.support.servers import TestServer
 async def tail(server: TestServer, namespace: str) -> AsyncIterator[Tailrace]:
     async with Tailrace(server.url, namespace=namespace) as tail:
         yield tail
-    tail.background.call(tail.close()) if tail.background._loop is not None else None
-    tail.background.stop()
+    if tail.background._loop is not None:
+        await asyncio.to_thread(tail.background.call, tail.close())
+        tail.background.stop()
 
 
 @pytest.fixture

@@ -266,7 +266,7 @@ async def test_without_a_server_nothing_is_raised(logger: logging.Logger, handle
     began = time.perf_counter()
     handler.flush()
     assert time.perf_counter() - began < 1
-    tail.background.call(tail.close())
+    await asyncio.to_thread(tail.background.call, tail.close())
     tail.background.stop()
 
 
