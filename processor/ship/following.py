@@ -100,13 +100,15 @@ class Follower:
     async def _round(self) -> bool:
         """Plans, and ships until something changes. True: to the end of what is there."""
         await self.session.ready_at_last()
+        connection = self.session.appender.connections
         files: list[LogFile] = []
         try:
             own = self._open_own(files)
             self._open_rotated(files)
             steps = await self._plan(own, files)
             for step in steps:
-                if await self._ship(step, live=step.file is own and not self.options.once) != "done":
+                live = step.file is own and not self.options.once
+                if await self._ship(step, connection, live=live) != "done":
                     return False
             if own is None and not self.options.once:
                 await asyncio.sleep(POLL_SECONDS)
@@ -191,7 +193,8 @@ class Follower:
         self._marking = step.identity
         return Step(step.file, step.identity, start)
 
-    async def _ship(self, step: Step, *, live: bool) -> End:
+    async def _ship(self, step: Step, connection: int, *, live: bool) -> End:
+        """connection: the one that stood when the plan was made. What another one says, a server may say that lost its tail."""
         identity = step.identity or await self._identified(step.file, live=live)
         if identity is None:
             return "done" if not live else "replaced"
@@ -200,10 +203,12 @@ class Follower:
         shipping = _Shipping(self, step.file, identity, offsets)
         try:
             stored = await offsets.position()
+            if session.appender.connections != connection:
+                raise Moved(stored)
             if self._marking == identity and not stored:
                 await offsets.put(*shipping.packer.mark(step.start))
-                stored = step.start
-                self._marking = None
+                await offsets.settled()
+                stored, self._marking = step.start, None
             if stored != step.start:
                 raise Moved(stored)
             end = await shipping.ship(stored, live=live)

@@ -84,6 +84,7 @@ class Appender:
 
     def __init__(self, address: Address, limits: Limits, *, budget: Budget) -> None:
         self.budget = budget
+        self.connections = 0  # made so far: between two equal ones the server has lost nothing
         self.trouble: ServerError | None = None  # why nothing goes out right now
         self.on_trouble: list[Callable[[ServerError], None]] = []
         self.settle_topology: Callable[[int, str], Any] | None = None  # awaited when the server knows another layout
@@ -303,6 +304,7 @@ class Appender:
         self._wire = await Wire.connect(
             self._address, on_reply=self._on_reply, on_lost=self._on_lost, name="tailrace-append"
         )
+        self.connections += 1
         self.trouble = None
         self._load_script()
         self._try_again()

@@ -69,6 +69,7 @@ class Offsets:
         self._last = 0  # the last number given
         self._ask = True
         self._answered = False  # what is stored has been told once
+        self._taken = False  # the server has taken an event since then
         self._draining = False  # nothing goes out until all flights are answered
         self._pause_until = 0.0
         self._full = False  # and the log was told
@@ -152,7 +153,7 @@ class Offsets:
         if not flight.items:
             self._position_told(outcome)
         elif outcome.accepted:
-            self.stored = max(self.stored, flight.number)
+            self.stored, self._taken = max(self.stored, flight.number), True
             self._full = False
         elif outcome.word == "full":
             self._wait_for_room(flight, outcome, now)
@@ -170,8 +171,8 @@ class Offsets:
             self._fail(refusal(self.run, "log", outcome))
             return
         stored = int(outcome.detail)
-        # A server that has nothing may also have lost what was sent before this producer's first event.
-        lost = self._answered and (stored < self.stored or not stored)
+        # Where nothing was taken since the first answer, what others had sent before may be lost unnoticed.
+        lost = self._answered and (stored < self.stored or not self._taken)
         while self._queue and self._queue[0].number <= stored:
             self._queue.popleft()
         if lost or (self._queue and self._queue[0].prev != stored):
