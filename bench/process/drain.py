@@ -30,7 +30,7 @@ from processor.core.keys import Keyspace
 from processor.core.settings import Settings
 from processor.store.embedded import Aof
 
-__all__ = ["drain_tailrace", "measure_drain"]
+__all__ = ["drain_tailrace", "in_turn", "measure_drain", "ratios"]
 
 FLOOR: Final = "floor: redis-py, 200 a script"
 COUNTING: Final = "floor with a counter an entry"
@@ -69,7 +69,7 @@ def measure_drain(
         OURS: lambda server: drain_tailrace(server, sizes.tailrace),
         **{peer.name: _drain_of(peer, sizes.peer) for peer in others},
     }
-    drained = _in_turn(drains, lambda: served_by_tcp(aof, jemalloc=jemalloc), sizes.rounds)
+    drained = in_turn(drains, lambda: served_by_tcp(aof, jemalloc=jemalloc), sizes.rounds)
     titles = {peer.name: peer.title for peer in others}
     for name, rounds in drained.items():
         _row(report, name, titles.get(name, name), rounds)
@@ -80,7 +80,7 @@ def _drain_of(peer: Peer, tasks: int) -> Drain:
     return lambda server: peer.drain(server.url, tasks)
 
 
-def _in_turn(
+def in_turn(
     drains: Mapping[str, Drain], serve: Callable[[], AbstractContextManager[Served]], rounds: int
 ) -> dict[str, list[Drained]]:
     """Every second round the other way round: what one leaves behind (caches, a warm core) hits another."""
@@ -134,15 +134,15 @@ def _row(report: Report, name: str, title: str, rounds: Sequence[Drained]) -> No
 
 def _judge(report: Report, aof: Aof, drained: Mapping[str, Sequence[Drained]], peers: Sequence[str]) -> None:
     ours = drained[OURS]
-    report.judge("process.of_floor", _ratios(ours, drained[FLOOR]), "at least", OF_FLOOR)
+    report.judge("process.of_floor", ratios(ours, drained[FLOOR]), "at least", OF_FLOOR)
     if peers:
         fastest = max(peers, key=lambda name: statistics.median(one.per_second for one in drained[name]))
         report.row("fastest of the others", fastest)
-        report.judge("process.of_fastest_peer", _ratios(ours, drained[fastest]), "at least", OF_PEER[aof])
+        report.judge("process.of_fastest_peer", ratios(ours, drained[fastest]), "at least", OF_PEER[aof])
     else:
         report.skip("process.of_fastest_peer", "--peers all runs the other libraries", "at least", OF_PEER[aof])
     report.judge("process.python_cpu", [one.cpu_us for one in ours], "at most", PYTHON_US, "us")
 
 
-def _ratios(ours: Sequence[Drained], theirs: Sequence[Drained]) -> list[float]:
+def ratios(ours: Sequence[Drained], theirs: Sequence[Drained]) -> list[float]:
     return [our.per_second / their.per_second for our, their in zip(ours, theirs, strict=True)]

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
-__all__ = ["Hired", "hired_worker"]
+__all__ = ["Hired", "hired", "hired_worker"]
 
 STOP_SECONDS: Final = 30.0
 
@@ -56,11 +56,19 @@ def hired_worker(
 ) -> Iterator[Hired]:
     """Ready to begin. What is still running at the end of the block is killed."""
     command: Sequence[str] = (
-        *(sys.executable, "-m", "bench.process.working", url, "--tasks", task),
+        *("bench.process.working", url, "--tasks", task),
         *(["--burst"] if burst else []),
         *(["--concurrency", str(concurrency)] if concurrency else []),
         *("--settings", json.dumps(settings or {})),
     )
+    with hired(command) as worker:
+        yield worker
+
+
+@contextmanager
+def hired(command: Sequence[str]) -> Iterator[Hired]:
+    """A module and its arguments; it says `ready`. What is still running at the end of the block is killed."""
+    command = (sys.executable, "-m", *command)
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
