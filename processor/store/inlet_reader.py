@@ -66,8 +66,8 @@ class InletReader:
             self._went_back = True
             return
         self._went_back = False
-        if stream.last == self._position or not stream.length:
-            behind = stream.added
+        if id_of(stream.end) <= id_of(self._position):
+            behind = stream.added  # nothing is left to be read
         elif id_of(stream.first) > id_of(self._position):
             behind = stream.added - stream.length  # all that it has is still to be read
         else:
@@ -76,5 +76,3 @@ class InletReader:
             self._log.warning("inlet_missed", entries=behind - self._added, behind=self._position)
             metrics.inlet_missed_total.labels(self._inlet).inc(behind - self._added)
         self._added = behind
-        if not stream.length:
-            self._position = stream.last

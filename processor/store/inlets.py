@@ -32,7 +32,8 @@ class Stream:
     length: int = 0
     added: int = 0
     first: str = NOTHING  # entry that it still has
-    last: str = NOTHING  # entry that it ever had
+    end: str = NOTHING  # the last one that it still has
+    last: str = NOTHING  # the last one that it ever had
     deleted: str = NOTHING  # greatest entry that was deleted from its midst
 
 
@@ -56,11 +57,12 @@ class Source:
             return Stream()
         info = await self._line.call("XINFO", "STREAM", self.key)
         told = {name.decode(): value for name, value in zip(info[::2], info[1::2], strict=True)}
-        first = told.get("first-entry")
+        first, end = told.get("first-entry"), told.get("last-entry")
         return Stream(
             length=told["length"],
             added=told.get("entries-added", -1),
             first=first[0].decode() if first else NOTHING,
+            end=end[0].decode() if end else NOTHING,
             last=told["last-generated-id"].decode(),
             deleted=told.get("max-deleted-entry-id", b"0-0").decode(),
         )
