@@ -13,6 +13,7 @@ from processor.cli.exits import DONE, FAILED
 from processor.cli.find import find_run
 from processor.cli.opening import reading, wait_for
 from processor.cli.output import Output, output_of, status_text
+from processor.cli.tree import read_tree, tree_json, tree_text
 from processor.cli.view import value_text
 from processor.cli.words import clock, in_local_time, took
 from processor.core.ago import ago
@@ -23,11 +24,12 @@ from processor.store.runs import RunState, Space, read_feed, read_state
 
 __all__ = ["show"]
 
+_LABELS = {"references": "given by", "reference": "kept by"}
 NEAR = 100  # of a waiting run's last events: its question is among them, mostly the very last
 
 
 def show(ctx: typer.Context, run: Annotated[str, typer.Argument(help="ID, or its beginning or end.")]) -> None:
-    """State of a run, its times, why it waits, its input and result."""
+    """State of a run, its times, why it waits, its input and result, and its children as a tree."""
     raise typer.Exit(wait_for(_show(output_of(ctx), run)))
 
 
@@ -37,25 +39,30 @@ async def _show(out: Output, text: str) -> int:
         state = await read_state(space, run)
         assert state is not None  # find_run has just seen it
         values = await _values(space, state)
+        tree = await read_tree(space, state)
         question = await _question(space, state) if out.pretty else ""
     if out.pretty:
         _describe(out, state, question, values)
+        if tree:
+            out.line()
+            out.line(tree_text(tree, datetime.now(UTC).timestamp() * 1000))
     else:
-        out.record(dumps(state.json() | values))
+        out.record(dumps(state.json() | values | ({"children": tree_json(tree)} if tree else {})))
     return FAILED if state.status in ("failed", "cancelled") else DONE
 
 
 async def _values(space: Space, state: RunState) -> dict[str, Any]:
-    """`input` and, of a run that succeeded, `result`, as far as its first and its last event have them."""
+    """`input` and, of a run that succeeded, `result`, as far as its first and its last event have them; and what stands in
+    their place where they are results of other runs."""
     values: dict[str, Any] = {}
-    places = {"input": 1}
+    places = {1: ("input", "references")}
     if state.status == "succeeded" and state.tail:
-        places["result"] = FeedId.parse(state.tail).seq
-    for name, seq in places.items():
+        places[FeedId.parse(state.tail).seq] = ("result", "reference")
+    for seq, names in places.items():
         for id, payload in await read_feed(space, state.run, seq, last=seq, count=1):
             data = Event[Any](state.run, id, payload).data
-            if isinstance(data, dict) and name in data:
-                values[name] = data[name]
+            if isinstance(data, dict):
+                values |= {name: data[name] for name in names if name in data}
     return values
 
 
@@ -100,7 +107,7 @@ def _describe(out: Output, state: RunState, question: str, values: Mapping[str, 
         "asked": state.ask or "",
         "cancel": f"asked for: {state.cancel or 'no reason given'}" if state.cancel is not None else "",
         "error": state.error or "",
-        **{name: value_text(value) for name, value in values.items()},
+        **{_LABELS.get(name, name): value_text(value) for name, value in values.items()},
     }
     for name, value in lines.items():
         if value:

@@ -42,7 +42,7 @@ __all__ = ["Flow", "Node", "Step", "chain", "chord", "group", "previous"]
 
 R = TypeVar("R", default=Any)
 T = TypeVar("T", default=Any)
-A = TypeVar("A", default=Any)
+C = TypeVar("C", default=Any, covariant=True)  # so that a group may be of different tasks
 
 
 class _Previous:
@@ -58,7 +58,7 @@ previous: Final[Any] = _Previous()
 """As an argument of bind: the result of the step before, where the first free parameter is not meant."""
 
 
-class Node(Generic[R]):
+class Node(Generic[C]):
     """A part of a flow: a step, or a flow in a flow."""
 
     def _planned(self, follows: bool) -> Plan:
@@ -80,11 +80,11 @@ class Node(Generic[R]):
         raise NotImplementedError
 
 
-class Step(Node[R]):
+class Step(Node[C]):
     """A task with arguments: `task.bind(…)`. Nothing happens until its flow is started."""
 
     def __init__(
-        self, task: Task[..., R], options: Options, args: tuple[object, ...], kwargs: Mapping[str, object]
+        self, task: Task[..., C], options: Options, args: tuple[object, ...], kwargs: Mapping[str, object]
     ) -> None:
         self.task = task
         self._options, self._args, self._kwargs = options, args, kwargs
@@ -135,7 +135,7 @@ def _check_known(task: Task[..., Any]) -> None:
         )
 
 
-class Flow(Node[R]):
+class Flow(Node[C]):
     """What `chain`, `group` and `chord` make. As a run its result is the flow's."""
 
     def __init__(
@@ -166,42 +166,42 @@ class Flow(Node[R]):
         thread: str | None = None,
         labels: Mapping[str, str] | None = None,
         delay_seconds: float = 0,
-    ) -> Flow[R]:
+    ) -> Flow[C]:
         """The same flow for one start, as `Task.options`."""
-        twin: Flow[R] = object.__new__(type(self))
+        twin: Flow[C] = object.__new__(type(self))
         twin.__dict__ = dict(self.__dict__)
         twin._options = Options(id=id, thread=thread, labels=labels, delay_seconds=delay_seconds)
         return twin
 
-    def start(self) -> Coroutine[Any, Any, Run[R]]:
+    def start(self) -> Coroutine[Any, Any, Run[C]]:
         """Queue it; awaited, it returns when Redis has it. Raises as `Task.start`; BadInput for what does not fit."""
         return Starting(self._start(), "flow.start")
 
-    def start_here(self) -> Coroutine[Any, Any, Run[R]]:
+    def start_here(self) -> Coroutine[Any, Any, Run[C]]:
         """Join its steps in this process; workers execute them. Raises as `Task.start_here`."""
         return Starting(self._start_here(), "flow.start_here")
 
-    async def call(self) -> R:
+    async def call(self) -> C:
         """In a task: the flow as a child, and its result. Raises as `Task.call`."""
         task, plan = self._task_and_plan()
         return await task.call(plan)
 
     @property
-    def sync(self) -> SyncFlow[R]:
+    def sync(self) -> SyncFlow[C]:
         """The same, blocking."""
         from processor.client.sync import SyncFlow
 
         return SyncFlow(self, self._tail.portal)
 
-    async def _start(self) -> Run[R]:
+    async def _start(self) -> Run[C]:
         task, plan = self._task_and_plan()
         return await task.start(plan)
 
-    async def _start_here(self) -> Run[R]:
+    async def _start_here(self) -> Run[C]:
         task, plan = self._task_and_plan()
         return await task.start_here(plan)
 
-    def _task_and_plan(self) -> tuple[Task[[dict[str, Any]], R], dict[str, Any]]:
+    def _task_and_plan(self) -> tuple[Task[[dict[str, Any]], C], dict[str, Any]]:
         options = self._options
         task = flow_task(self._tail).options(
             id=options.id, thread=options.thread, labels=options.labels, delay_seconds=options.delay_seconds

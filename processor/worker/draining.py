@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from processor.core.plan import FLOW
 from processor.store.settling import Settling
 from processor.worker.starting import Starting
 
@@ -56,9 +57,10 @@ async def _starts_are_answered(starting: Starting, seconds: float) -> bool:
 
 
 def _all_ended_or_parked(worker: Worker) -> bool:
-    """What comes to a question while the process drains goes on elsewhere as well."""
+    """What comes to a question while the process drains goes on elsewhere as well, and so does a flow: it may wait for days,
+    and its next attempt goes on where it is."""
     for execution in worker.registry:
-        if execution.ask:
+        if execution.ask or execution.task.name == FLOW:
             execution.step_aside()
     return worker.running == 0
 
