@@ -44,7 +44,7 @@ bench: $(DEV)
 ifneq ($(ARGS),)
 	@$(BIN)/python -m bench $(ARGS)
 else
-	@missed=0; for name in append feed process; do $(BIN)/python -m bench $$name || missed=1; done; exit $$missed
+	@missed=0; for name in append feed process react ship; do $(BIN)/python -m bench $$name || missed=1; done; exit $$missed
 endif
 
 # One environment for all: the lock of the tests contains the runtime's, version for version.

@@ -1,4 +1,4 @@
-"""`python -m bench append|feed|process [--json FILE] [--aof everysec|always|off] [--quick] …`: exit code 1 if a target is missed."""
+"""`python -m bench append|feed|process|react|ship [--json FILE] [--aof …] [--quick] …`: exit code 1 if a target is missed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from bench import append, feed, process
+from bench import append, feed, process, react, ship
 from bench.process.peers import PEERS, chosen, default_cache
 from bench.report import Report
 
-PARTS: Final = {"append": (), "feed": feed.PARTS, "process": process.PARTS}
+PARTS: Final = {"append": (), "feed": feed.PARTS, "process": process.PARTS, "react": react.PARTS, "ship": ()}
+
+PEERS_OF: Final = {"process": PEERS, "react": (react.PEER,)}
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
@@ -30,7 +32,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
         "--peers",
         metavar="NAMES",
         default="none",
-        help=f"process: all, or some of {', '.join(PEERS)}; installs them into environments of their own",
+        help=f"process: all, or some of {', '.join(PEERS)}; react: {react.PEER}; installs them into environments of their own",
     )
     parser.add_argument("--cache", type=Path, metavar="FOLDER", default=default_cache(), help="for these environments")
     parser.add_argument("--jemalloc", action="store_true", help="process: preload it into the servers of the drain")
@@ -39,19 +41,23 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
         known = ", ".join(PARTS[options.bench]) or "none"
         parser.error(f"{options.bench} has no part {options.only!r}; it has: {known}")
     try:
-        options.peers = chosen(options.peers)
+        options.peers = chosen(options.peers, PEERS_OF.get(options.bench, ()))
     except ValueError as error:
         parser.error(f"--peers {error}")
-    if options.peers and options.bench != "process":
-        parser.error(f"--peers is for process; {options.bench} has a floor of its own")
     return options
 
 
 def measured(options: argparse.Namespace) -> Report:
     if options.bench == "append":
         return append.bench(aof=options.aof, quick=options.quick)
+    if options.bench == "ship":
+        return ship.bench(aof=options.aof, quick=options.quick)
     if options.bench == "feed":
         return feed.bench(aof=options.aof, quick=options.quick, only=options.only)
+    if options.bench == "react":
+        return react.bench(
+            aof=options.aof, quick=options.quick, only=options.only, peers=options.peers, cache=options.cache
+        )
     return process.bench(
         aof=options.aof,
         quick=options.quick,

@@ -75,7 +75,7 @@ def test_arguments_of_process() -> None:
         (["process", "--only", "fanout"], "process has no part 'fanout'; it has: drain, latency, renewals, memory"),
         (["append", "--only", "drain"], "append has no part 'drain'; it has: none"),
         (["process", "--peers", "rq"], "--peers rq: give none, all or some of taskiq, "),
-        (["feed", "--peers", "all"], "--peers is for process; "),
+        (["feed", "--peers", "all"], "--peers is for process and react; "),
     ],
 )
 def test_arguments_that_do_not_fit(given: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,14 +27,16 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tailrace-bench"
 
 
-def chosen(text: str) -> tuple[str, ...]:
-    """From `none`, `all` or names with commas. Raises ValueError."""
+def chosen(text: str, among: Sequence[str] = PEERS) -> tuple[str, ...]:
+    """From `none`, `all` or names with commas, of a bench that has those. Raises ValueError."""
     if text == "none":
         return ()
-    names = PEERS if text == "all" else tuple(name.strip() for name in text.split(","))
-    unknown = [name for name in names if name not in PEERS]
+    if not among:
+        raise ValueError("is for process and react; this one has a floor of its own")
+    names = among if text == "all" else tuple(name.strip() for name in text.split(","))
+    unknown = [name for name in names if name not in among]
     if unknown:
-        raise ValueError(f"{', '.join(unknown)}: give none, all or some of {', '.join(PEERS)}, with commas")
+        raise ValueError(f"{', '.join(unknown)}: give none, all or some of {', '.join(among)}, with commas")
     return tuple(dict.fromkeys(names))
 
 

@@ -15,7 +15,18 @@ __all__ = ["BATCH", "FACTS", "GROUP", "KINDS", "Handlers"]
 
 GROUP: Final = "bench"
 BATCH: Final = 200
-FACTS: Final = ("run.*", "run.failed", "tool.*", "step.*", "message.finished", "state.*", "usage", "order.*", "#", "*.done")
+FACTS: Final = (
+    "run.*",
+    "run.failed",
+    "tool.*",
+    "step.*",
+    "message.finished",
+    "state.*",
+    "usage",
+    "order.*",
+    "#",
+    "*.done",
+)
 
 
 class Handlers:
