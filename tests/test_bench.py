@@ -22,6 +22,7 @@ FEED = {
     *("sustained_one_run_of_c", "sustained_many_runs_of_c"),
 }
 PROCESS = {"of_floor", "of_fastest_peer", "python_cpu", "start_p99", "renewals", "memory_left"}
+SHIP = {"lines_a_second", "of_floor", "of_one_xadd_a_line"}
 LINE = re.compile(r"(\w+)\.(\w+) figure=(\S+) (?:rounds=\S+ |\(.*\) )?target=[<>]=\S+ (met|missed|skipped)")
 
 
@@ -68,6 +69,11 @@ def test_process_reports_its_targets(tmp_path: Path) -> None:
     code, lines, figures = run(tmp_path, "process")
     check("process", PROCESS, code, lines, figures)
     assert [line.split(" ")[0] for line in lines if line.endswith(" skipped")] == ["process.of_fastest_peer"]
+
+
+def test_ship_reports_its_targets(tmp_path: Path) -> None:
+    """`python -m bench ship` judges three targets, and its exit code is theirs."""
+    check("ship", SHIP, *run(tmp_path, "ship"))
 
 
 @pytest.mark.skipif(compiler() is None, reason="shown by the test above")

@@ -108,6 +108,25 @@ def test_silent_producers_are_forgotten(stage: Stage) -> None:
     assert _names(stage) == {"p:x", "p:young", "p:new"}
 
 
+def test_checkpoints_are_never_forgotten(stage: Stage) -> None:
+    """A producer that is a checkpoint keeps its position however long it was silent, and is told it; its numbers skip."""
+    _producers(stage, 63, stage.now - 600_001)
+    stage.client.hset(stage.keys.run("a"), "c:file", f"5000 5000 7 {stage.now - 86_400_000}")
+    assert _append(stage, "a", "p:new")[0].word == "appended"
+    assert _names(stage) == {"p:x", "p:new"}
+
+    def ask(prev: int, number: int, events: int = 1) -> list[Outcome]:
+        batch = Batch("a", "c:file", prev, number, [draft("log", b"1")] * events)
+        return expand(stage.run(stage.scripts.append(stage.keys, "1 abcdef", [batch]))[1][0])
+
+    assert ask(0, 0, 0) == [Outcome("stored", detail="5000")]
+    assert ask(4000, 6000) == [Outcome("hole", detail="5000")]
+    assert ask(5000, 6000)[0].word == "appended"
+    assert ask(5000, 6000)[0].word == "duplicate"
+    assert ask(6000, 6001)[0].word == "appended"
+    assert ask(0, 0, 0) == [Outcome("stored", detail="6001")]
+
+
 def test_few_producers_are_kept(stage: Stage) -> None:
     """Up to 64 none is forgotten, however long it was silent."""
     _producers(stage, 40, stage.now - 86_400_000)
