@@ -203,6 +203,8 @@ def _item(entry: Entry, found: Into | Sequence[Into], max_event_bytes: int) -> I
 
 @functools.lru_cache(4096)
 def _checked_run(run: str) -> str:
+    if not isinstance(run, str):
+        raise BadEvent(f"its run is {run!r}, which is no string", field="run", value=repr(run))
     return check_run(run)
 
 
