@@ -23,10 +23,11 @@ RETRY_SECONDS: Final = 1.0
 
 
 class Call(NamedTuple):
-    """One call of renew.lua. tell: is told its answers, in the renewing thread."""
+    """One call. tell: is told its answers, in the renewing thread. script: another one than renew.lua."""
 
     command: Sequence[bytes | str | int]
     tell: Callable[[list[str]], None]
+    script: Script | None = None
 
 
 class Renewal(threading.Thread):
@@ -66,7 +67,7 @@ class Renewal(threading.Thread):
                     return
                 try:
                     for call in self._calls():
-                        call.tell(self._renew(client, call.command))
+                        call.tell(self._renew(client, call.command, call.script or self._script))
                 except (RedisError, OSError) as error:
                     log.warning("renewal_failed", error=str(error))
                     pause = 0.0 if pause == period else RETRY_SECONDS
@@ -75,11 +76,11 @@ class Renewal(threading.Thread):
         finally:
             client.close()
 
-    def _renew(self, client: redis.Redis, command: Sequence[bytes | str | int]) -> list[str]:
+    def _renew(self, client: redis.Redis, command: Sequence[bytes | str | int], script: Script) -> list[str]:
         untyped: Any = client
         try:
             answers = untyped.execute_command(*command)
         except NoScriptError:
-            untyped.execute_command("SCRIPT", "LOAD", self._script.text)
+            untyped.execute_command("SCRIPT", "LOAD", script.text)
             answers = untyped.execute_command(*command)
         return [answer.decode() for answer in answers]

@@ -19,6 +19,7 @@ __all__ = [
     "lost_entries_total",
     "promoted_total",
     "put_off_total",
+    "reactions_total",
     "reconnects_total",
     "refills_total",
     "requests_total",
@@ -41,6 +42,9 @@ append_batch_events = Histogram(
     "tailrace_append_batch_events",
     "Events in one call of the append script",
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+)
+reactions_total = Counter(
+    "tailrace_reactions_total", "Events that a group's reactions handled, by outcome", ["group", "outcome"]
 )
 reconnects_total = Counter("tailrace_reconnects_total", "Connections to the server made anew", ["connection"])
 

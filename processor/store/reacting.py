@@ -6,13 +6,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
-from processor.core.keys import Keyspace
+from processor.core.keys import Keyspace, PartitionKeys
 from processor.store.executing import Output, parcel
 from processor.store.scripts import Limits, Packing, Script
+from processor.store.space import Scripted
 
-__all__ = ["Delivery", "Lease", "ReactUnit", "delivery_of", "react_command"]
+__all__ = [
+    "Claimed",
+    "Delivery",
+    "Lease",
+    "ReactUnit",
+    "claim",
+    "delivery_of",
+    "hold_command",
+    "react_command",
+    "skip_command",
+]
 
 Verb = Literal["done", "retry", "dead"]
+Command = tuple[bytes | str | int, ...]
 
 
 class Delivery(NamedTuple):
@@ -25,6 +37,7 @@ class Delivery(NamedTuple):
     payload: bytes
     group: str = ""  # of a retry: whom it is for; "" for all
     tries: int = 0  # how often it was tried, and failed or was lost
+    lost: int = 0  # how often with the process that had it
 
 
 def delivery_of(partition: int, entry: bytes, fields: Sequence[bytes]) -> Delivery | None:
@@ -71,6 +84,54 @@ class Lease(NamedTuple):
     last: str  # the entry settled before the first of the call; "" for none
 
 
+class Claimed(NamedTuple):
+    """What claim_log answered. word: taken quiet nogroup."""
+
+    word: str
+    deliveries: Sequence[Delivery] = ()  # their tries include those that were lost
+    lost: int = 0  # entries that the log does not have any more
+    after: str = ""  # where to go on; "" at the end
+
+
+async def claim(
+    space: Scripted,
+    partition: int,
+    group: str,
+    consumer: str,
+    *,
+    idle_ms: int,
+    limit: int,
+    own: bool = False,
+    after: str = "-",
+) -> Claimed:
+    """Takes over what others hold and do not renew. own: looks at what is pending for this very consumer instead.
+
+    Raises redis-py's errors.
+    """
+    keys = space.keys.partitions[partition]
+    args = [group, consumer, "own" if own else "others", idle_ms, limit, after]
+    word, *rest = await space.scripts.call("claim_log", [keys.meta, keys.log], args)
+    if not rest:
+        return Claimed(word.decode())
+    taken, gone, last = rest
+    found = []
+    for entry, deliveries, fields in zip(taken[::3], taken[1::3], taken[2::3], strict=True):
+        delivery = delivery_of(partition, entry, fields)
+        if delivery is not None:
+            found.append(delivery._replace(tries=delivery.tries + deliveries - 1, lost=deliveries - 1))
+    return Claimed(word.decode(), found, len(gone), last.decode())
+
+
+def hold_command(script: Script, log: str, group: str, consumer: str, entries: Sequence[str]) -> Command:
+    """hold.lua's call. log: the key."""
+    return (b"EVALSHA", script.sha, 1, log, group, consumer, *entries)
+
+
+def skip_command(script: Script, keys: PartitionKeys, group: str, version: str, entries: Sequence[str]) -> Command:
+    """skip.lua's call."""
+    return (b"EVALSHA", script.sha, 2, keys.meta, keys.log, group, version, *entries)
+
+
 _SHARED: Final = Lease("", "")
 
 
@@ -82,7 +143,7 @@ def react_command(
     group: str,
     units: Sequence[ReactUnit],
     lease: Lease = _SHARED,
-) -> tuple[bytes | str | int, ...]:
+) -> Command:
     """react.lua's call for units of one group and partition; answers come in the same order, each a `Settled` with the word
     settled done stale refused, under a lease also fenced hole."""
     keys = keyspace.partitions[partition]

@@ -65,7 +65,7 @@ class Keeping:
     ) -> None:
         self._worker, self._session = worker, worker.session
         self._loop = asyncio.get_running_loop()
-        steps = {"relay": self._session.relaying.look, "limits": gate.renew}
+        steps = {"relay": self._session.relaying.look, "limits": gate.renew, "groups": worker.reacting.look}
         self.passes = Passes(self._session, worker.consumer, list(worker.tasks), take, free=free, also=steps)
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[Any]] = []
@@ -73,7 +73,7 @@ class Keeping:
         script = self._session.scripts.named("renew")
         seconds = self._session.settings.visibility_seconds
         self._renewal = Renewal(self._session.server.address.url, script, seconds, self._renewals)
-        self._state = worker_here(worker.consumer, worker.tasks, places=worker.concurrency)
+        self._state = worker_here(worker.consumer, worker.tasks, groups=worker.groups, places=worker.concurrency)
 
     async def start(self, *, alone: bool) -> None:
         """Returns when cancels are heard. alone: time does nothing by itself (a sandbox's is virtual). Raises ServerError."""
@@ -121,6 +121,7 @@ class Keeping:
                 command = renew_command(script, session.limits, session.keys.partitions[number], (), consumer, part)
                 held = [one for entries in part.values() for one in entries]
                 yield Call(command, functools.partial(self._renewed, held))
+        yield from self._worker.reacting.renewals()
 
     def _renewed(self, held: Sequence[Held], answers: Sequence[str]) -> None:
         """A loop that is blocked hears it when it is free again."""
@@ -154,6 +155,7 @@ class Keeping:
             self.sweep()
 
     def sweep(self) -> None:
+        self._worker.reacting.sweep()
         now = self._loop.time()
         for execution in self._worker.registry:
             waits = execution.waits_since

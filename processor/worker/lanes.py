@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
+import structlog
+
 from processor.client.calling import enter_reaction
 from processor.client.effects import Effects
 from processor.client.reaction import Reaction
@@ -19,6 +21,8 @@ from processor.store.executing import Output
 from processor.store.reacting import Delivery
 
 __all__ = ["Call", "Ended", "Lanes"]
+
+log = structlog.get_logger("tailrace.reactions")
 
 Stopped = Literal["", "timeout", "release", "drop"]
 """Why a call was cancelled. release: for another worker. drop: nothing is said of it."""
@@ -67,6 +71,9 @@ class Lanes:
         self._queue.append(call)
         if not self._lanes:
             self._begin()
+        if not self._growing and len(self._lanes) < self.reaction.policy.concurrency:
+            self._growing = True
+            self._loop.call_soon(self._grow)
 
     @property
     def queued(self) -> int:
@@ -120,7 +127,7 @@ class Lanes:
         lane.task = self._loop.create_task(self._run(lane), name=f"tailrace-react-{self.reaction.name}")
 
     def _grow(self) -> None:
-        """A call waits for something: others begin beside it."""
+        """What is still queued after the lanes had their turn: they wait for something, and others begin beside them."""
         self._growing = False
         idle = sum(1 for lane in self._lanes if lane.call is None)
         for _ in range(min(len(self._queue) - idle, self.reaction.policy.concurrency - len(self._lanes))):
@@ -129,13 +136,16 @@ class Lanes:
     async def _run(self, lane: _Lane) -> None:
         try:
             while self._queue:
-                if not self._growing and len(self._lanes) < self.reaction.policy.concurrency:
-                    self._growing = True
-                    self._loop.call_soon(self._grow)
                 call = self._queue.popleft()
-                self._over(call, await self._call(lane, call))
+                self._tell(call, await self._call(lane, call))
         finally:
             self._lanes.discard(lane)
+
+    def _tell(self, call: Call, ended: Ended) -> None:
+        try:
+            self._over(call, ended)
+        except Exception:  # its entries stay pending, and are taken over; the lane goes on
+            log.exception("call_untold", reaction=self.reaction.name, run=call.deliveries[0].run)
 
     async def _call(self, lane: _Lane, call: Call) -> Ended:
         lane.call, lane.stopped = call, ""

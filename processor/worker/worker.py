@@ -30,11 +30,13 @@ from processor.worker.gate import Gate
 from processor.worker.keeping import Keeping
 from processor.worker.lobby import Lobby
 from processor.worker.places import Places
+from processor.worker.reacting import Reacting
 from processor.worker.reading import Reading
 from processor.worker.registry import Registry
 from processor.worker.starting import Starting
 
 if TYPE_CHECKING:
+    from processor.client.reaction import Group
     from processor.client.tailrace import Tailrace
     from processor.client.task import Task
 
@@ -61,6 +63,7 @@ class Worker:
     tail: Tailrace
     session: Session
     places: Places
+    reacting: Reacting
 
     def __init__(
         self,
@@ -68,13 +71,22 @@ class Worker:
         *,
         concurrency: int = DEFAULT_CONCURRENCY,
         tasks: Sequence[str] | None = None,
+        groups: Sequence[str] | None = None,
         consumer: str | None = None,
     ) -> None:
-        """concurrency: executions at once, of all tasks. tasks: only these, and flows. consumer: its name; a test may set it."""
+        """concurrency: executions at once, of all tasks. tasks: only these, and flows. groups: only their reactions. Who names
+        the ones alone means none of the others. consumer: its name; a test may set it."""
+        if tasks is None and groups is not None:
+            tasks = ()
+        elif groups is None and tasks is not None:
+            groups = ()
         self.tail = tail
         self.concurrency = concurrency
         self.tasks = tasks_of(tail, tasks)
-        self.consumer = consumer or f"{socket.gethostname()}-{getpid()}-{secrets.token_hex(3)}"
+        self.groups: dict[str, Group] = {
+            name: group for name, group in tail.reactions.items() if groups is None or name in groups
+        }
+        self.consumer: str = consumer or f"{socket.gethostname()}-{getpid()}-{secrets.token_hex(3)}"
         self.registry = Registry()
         self.stopping = asyncio.Event()
         self._main: asyncio.Timeout | None = None  # around all main steps
@@ -132,16 +144,24 @@ class Worker:
         )
         near = 0 if alone else self.concurrency // 2
         self._lobby = Lobby(self._gate, self._starting.begin, places=near, apart=not alone)
+        self.reacting = Reacting(self, self._changed.set)
         self._keeping = Keeping(self, self._free, self._take_over, self._gate)
         self._settling = session.settling(self._calls)
+        await self.reacting.open()
         await self._keeping.start(alone=alone)
+        if not alone:
+            self.reacting.start()
 
     async def close(self) -> None:
         """Drains, and ends what goes on beside the main step."""
         self.stopping.set()
         await self._lobby.close()
-        is_settled = await drain(self, self._starting, self._settling, self.session.settings.drain_seconds)
+        seconds = self.session.settings.drain_seconds
+        is_settled, _ = await asyncio.gather(
+            drain(self, self._starting, self._settling, seconds), self.reacting.drain(seconds)
+        )
         await self._keeping.close()
+        await self.reacting.close()
         await self._settling.close(seconds=LATE_SECONDS if is_settled else 0)
         await self._gate.close()
         self._reads.close()
@@ -256,7 +276,7 @@ class Worker:
 
     async def _is_done(self) -> bool:
         """Nothing held, nothing due soon."""
-        if len(self.registry):
+        if len(self.registry) or not self.reacting.is_idle:
             await self._change(0.05)
             return False
         try:
@@ -279,7 +299,8 @@ class Worker:
             await self._keeping.passes.promote_all()
             idle = await self.step(block=False)
             await self._starting.done()
-            if self.session.relaying.is_busy or await self._is_busy():
+            idle = await self.reacting.step() and idle
+            if self.session.relaying.is_busy or self.reacting.held or await self._is_busy():
                 await self._change(0.02)
             elif idle:
                 return
@@ -312,6 +333,7 @@ class Worker:
         for execution in executions:
             execution.abandon()
         await asyncio.gather(*(execution.ended() for execution in executions))
+        await self.reacting.crash()
         await self._keeping.close()
         await self._settling.close()
         self._reads.close()

@@ -14,23 +14,12 @@
 -- Holds   live consumers had a whole visibility timeout to renew before anything is taken from them; counts of deliveries stay;
 --   an entry that this consumer has already is told again, so a second call at the same time writes nothing
 -- @include clock
+-- @include quiet
 
 local GROUP = 'workers'
 local meta, work = KEYS[1], KEYS[2]
 local consumer, is_own, idle_ms, silent_ms = ARGV[1], ARGV[2] == 'own', tonumber(ARGV[3]), tonumber(ARGV[4])
 local taken, gone = {}, {}
-
--- Notes that somebody claims here. A gap in these notes, or one of a time to come, means that nobody could renew or that the clock
--- jumped: then all entries look idle, and their consumers get the time to renew them. Whether that time has not passed yet.
-local function note_claim(now)
-  local known = redis.call('HMGET', meta, 'claimed', 'claims_quiet')
-  local claimed, quiet = tonumber(known[1] or 0), tonumber(known[2] or now)
-  if claimed > now or now - claimed > idle_ms / 2 then
-    quiet = now
-  end
-  redis.call('HSET', meta, 'claimed', now, 'claims_quiet', quiet)
-  return now - quiet < idle_ms
-end
 
 -- JUSTID: the count of deliveries stays. The server compares the idle time once more, whatever was seen before.
 local function claim(entry, min_idle)
@@ -52,13 +41,6 @@ local function drop(entry)
   end
 end
 
--- Delivered at a time to come, before the clock jumped back: its idle time would stand still until then.
-local function begin_idle_time(entry, owner, idle)
-  if idle <= 0 then
-    redis.call('XCLAIM', work, GROUP, owner, 0, entry, 'IDLE', 0, 'JUSTID')
-  end
-end
-
 local function take(entry, hash, is_quiet)
   local found = redis.call('XPENDING', work, GROUP, entry, entry, 1)[1]
   if not found then
@@ -73,7 +55,7 @@ local function take(entry, hash, is_quiet)
   elseif owner ~= consumer and is_own then
     return -- somebody took it over
   elseif is_quiet then
-    begin_idle_time(entry, owner, idle)
+    begin_idle_time(work, GROUP, entry, owner, idle)
   elseif not hash then
     if idle >= min_idle then
       drop(entry)
@@ -102,7 +84,7 @@ local function delete_silent_consumers()
   return deleted
 end
 
-local is_quiet = not is_own and note_claim(clock())
+local is_quiet = not is_own and note_claim(meta, clock(), idle_ms)
 for i = 5, #ARGV do
   take(ARGV[i], KEYS[i - 2], is_quiet)
 end
