@@ -164,7 +164,7 @@ async def test_it_must_be_said_which(cli: Cli, verb: str) -> None:
     ended = await cli.here("dead", verb)
     assert ended.code == 2
     assert "which dead letters?" in ended.err
-    assert (await cli.here("dead", verb, "charge", "--run", "a")).code == 2
+    assert (await cli.here("dead", verb, "--error", "*", "--run", "a")).code == 2
     assert (await cli.here("dead", verb, "--since", "yesterday")).code == 2
 
 

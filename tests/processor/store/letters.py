@@ -11,7 +11,7 @@ from processor.core.events import compose
 from processor.core.json import dumps
 from processor.core.keys import Keyspace
 from processor.core.partition import root_of
-from processor.store.dead import DeadLetter, Place
+from processor.store.letters import DeadLetter, Place
 
 __all__ = ["EPOCH", "bury"]
 
@@ -46,7 +46,7 @@ def bury(
     failed = compose("run.failed", dumps(data), attempt=attempts)
     origin = compose("run.queued", dumps({"task": task, "input": input if input is not None else {}}), labels=labels)
     partition = keys.of(run)
-    place = Place(keys.number(run), task, f"{died}-0")
+    place = Place(keys.number(run), "task", task, f"{died}-0")
     fields = {"r": run, "i": "" if lost else str(queued), "e": b"" if lost else origin, "f": failed}
     client.xadd(partition.dead_task(task), fields, id=place.entry)
     hash = partition.run(run)

@@ -123,7 +123,7 @@ class World:
         for number, keys in enumerate(self.turns.keys.partitions):
             for task in TASKS:
                 letters = {id.decode() for id, _ in self.client.xrange(keys.dead_task(task))}
-                assert letters == {place.entry for place in self.model.letters if place[:2] == (number, task)}
+                assert letters == {place.entry for place in self.model.letters if place[:3] == (number, "task", task)}
                 waiting = [entry[b"r"].decode() for _, entry in self.client.xrange(keys.work(task))]
                 assert waiting == self.model.work.get((number, task), [])
         for root in ROOTS:
