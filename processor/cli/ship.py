@@ -50,7 +50,7 @@ def ship(
     host: Annotated[str | None, typer.Option(help="Instead of this machine's name; for containers.")] = None,
 ) -> None:
     """Follow log files into runs. Start it again after anything: no line is lost or repeated."""
-    from processor.ship.entries import begins_by, goes_on
+    from processor.ship.entries import TRACES, begins_by
     from processor.ship.following import Options
     from processor.ship.names import own_host
 
@@ -60,7 +60,7 @@ def ship(
         raise Usage("--finish belongs to --once.", remedy="A file that is followed has no end.")
     options = Options(
         host=own_host(host),
-        rule=begins_by(multiline) if multiline is not None else goes_on,
+        rule=begins_by(multiline) if multiline is not None else TRACES,
         from_end=from_ is Place.END,
         once=once,
         silence_seconds=parse_duration(silence, field="--silence"),

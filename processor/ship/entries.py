@@ -7,19 +7,16 @@ unless it was cut, are the bytes that were fed.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Final, NamedTuple
 
 from processor.core.errors import BadInput
 
-__all__ = ["MAX_ENTRY_BYTES", "Portion", "Rule", "Splitter", "begins_by", "cut_at", "goes_on"]
+__all__ = ["MAX_ENTRY_BYTES", "TRACES", "Portion", "Rule", "Splitter", "begins_by", "cut_at"]
 
 MAX_ENTRY_BYTES: Final = 32 * 1024  # of one element; a longer entry is cut
 JUDGED_BYTES: Final = 4096  # of a line: what decides whether it begins an entry; so much is known long before its LF
-
-Rule = Callable[[bytes], bool]
-"""Whether this line (without LF, JUDGED_BYTES at most) goes on the entry before it."""
 
 # Indented and empty lines, what Java and Python put between traces, and the line that ends a traceback: a name of an
 # exception class at the line's beginning, which ends in one of these words.
@@ -29,15 +26,30 @@ _GOES_ON: Final = re.compile(
 )
 
 
-def goes_on(line: bytes) -> bool:
-    """The rule without --multiline."""
-    return _GOES_ON.match(line) is not None
+class Rule(NamedTuple):
+    """Which lines begin an entry: those whose beginning matches, or, without `begins`, those whose beginning does not."""
+
+    pattern: re.Pattern[bytes]
+    begins: bool
+
+    def goes_on(self, line: bytes) -> bool:
+        """Whether this line (without LF) goes on the entry before it."""
+        return (self.pattern.match(line, 0, JUDGED_BYTES) is None) is self.begins
+
+    def beginnings(self, lines: list[bytes]) -> list[int]:
+        """Places of lines that begin an entry; the first one does, whatever it is. No call of ours for each line."""
+        match, begins = self.pattern.match, self.begins
+        return [at for at, line in enumerate(lines) if (match(line, 0, JUDGED_BYTES) is not None) is begins or not at]
+
+
+TRACES: Final = Rule(_GOES_ON, begins=False)
+"""The rule without --multiline."""
 
 
 def begins_by(regex: str) -> Rule:
     """The rule of `--multiline REGEX`: a line whose beginning matches begins an entry. Raises BadInput."""
     try:
-        pattern = re.compile(regex.encode())
+        return Rule(re.compile(regex.encode()), begins=True)
     except re.error as error:
         raise BadInput(
             f"{regex!r} is no regular expression: {error}.",
@@ -45,8 +57,6 @@ def begins_by(regex: str) -> Rule:
             field="--multiline",
             value=regex,
         ) from error
-    match = pattern.match
-    return lambda line: match(line) is None
 
 
 class Portion(NamedTuple):
@@ -75,7 +85,7 @@ def cut_at(text: bytes, limit: int) -> int:
 class Splitter:
     """What was read of a file and belongs to no complete entry yet; MAX_ENTRY_BYTES and a line's beginning at most."""
 
-    def __init__(self, rule: Rule = goes_on, *, limit: int = MAX_ENTRY_BYTES) -> None:
+    def __init__(self, rule: Rule = TRACES, *, limit: int = MAX_ENTRY_BYTES) -> None:
         """limit: bytes of an entry."""
         self._rule, self._limit = rule, limit
         self._held = b""
@@ -110,9 +120,7 @@ class Splitter:
         """The complete entries, and the one that may go on. The first line is where an entry begins, whatever it is."""
         if not lines:
             return [], b""
-        rule = self._rule
-        beginnings = [0]
-        beginnings += [at for at in range(1, len(lines)) if not rule(lines[at][:JUDGED_BYTES])]
+        beginnings = self._rule.beginnings(lines)
         last = beginnings[-1]
         if last == len(beginnings) - 1:  # each line before it is an entry
             return lines[:last], b"\n".join(lines[last:])
@@ -153,6 +161,6 @@ class Splitter:
         self._held = b""
         if not last:
             return [Portion([text])] if lf else []
-        apart = lf and not self._rule(last[:JUDGED_BYTES])
+        apart = lf and not self._rule.goes_on(last)
         *portions, end = self._portions([text, last] if apart else [text + lf + last])
         return [*portions, Portion(end.texts, True)]

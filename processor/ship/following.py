@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import structlog
 
 from processor.core.errors import ServerDenied, ServerError
-from processor.ship.entries import Portion, Rule, Splitter, goes_on
+from processor.ship.entries import TRACES, Portion, Rule, Splitter
 from processor.ship.files import Identity, LogFile, rotated_files
 from processor.ship.names import path_key
 from processor.ship.packing import Packer, bytes_of_payload, entry_limit
@@ -43,7 +43,7 @@ class Options:
     """How files are shipped. rule: what goes on an entry. silence_seconds: behind which an entry is complete."""
 
     host: str
-    rule: Rule = goes_on
+    rule: Rule = TRACES
     from_end: bool = False
     once: bool = False
     silence_seconds: float = 1.0

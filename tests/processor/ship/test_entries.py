@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from processor.core.errors import BadInput
-from processor.ship.entries import JUDGED_BYTES, Portion, Splitter, begins_by, cut_at, goes_on
+from processor.ship.entries import JUDGED_BYTES, TRACES, Portion, Splitter, begins_by, cut_at
 from tests.support.recorded import log_files
 
 LINES = st.sampled_from(
@@ -116,6 +116,6 @@ def test_real_logs() -> None:
         portions = split([text[at : at + 1000] for at in range(0, len(text), 1000)], 32 * 1024)
         assert source(portions) == text
         found = entries(portions)
-        assert not [entry for entry in found[1:] if goes_on(entry)]
+        assert not [entry for entry in found[1:] if TRACES.goes_on(entry)]
         if file.name.startswith("kafka"):
             assert all(entry.startswith(b"[") for entry in found)
