@@ -48,7 +48,7 @@ class Model:
 
     def requeue(self, letter: DeadLetter, new: str) -> tuple[str, str]:
         """What becomes of a letter, and why; new: the run that it becomes if it can."""
-        root, work = root_of(letter.run), self.work.setdefault(letter.place[:2], [])
+        root, work = root_of(letter.run), self.work.setdefault((letter.place.partition, letter.task), [])
         thread = root if letter.run in self.in_thread else None
         if not letter.payload:
             return "lost", ""
