@@ -11,10 +11,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-__all__ = ["EFFECT", "MARK", "Begun", "Happened", "History", "judge", "judge_once", "lost_executions"]
+__all__ = ["EFFECT", "FLOW", "MARK", "Begun", "Happened", "History", "judge", "judge_once", "lost_executions"]
 
 MARK: Final = "shop.mark"  # a live event of a handler: {"n": from 1 in each attempt, "attempt"}
 EFFECT: Final = "shop.effect"  # what a handler settles into a sink: {"run", "attempt"}
+FLOW: Final = "tailrace.flow"  # the task that joins others
 SHOWN = 5  # runs in each complaint
 _ENDS = ("run.finished", "run.failed", "run.cancelled")
 
@@ -184,7 +185,11 @@ def _judge_effects(history: History) -> list[str]:
         for event in feed:
             if event.type == EFFECT:
                 effects.setdefault(event.data["run"], []).append(event.data["attempt"])
-    finished = {run: feed[-1] for run, feed in history.feeds.items() if feed and feed[-1].type == "run.finished"}
+    finished = {
+        run: feed[-1]
+        for run, feed in history.feeds.items()
+        if feed and feed[-1].type == "run.finished" and not _is_flow(feed)
+    }
     complaints += _list("lost: no effect was settled of", [run for run in finished if run not in effects])
     complaints += _list("doubled: effects of", [run for run, attempts in effects.items() if len(attempts) > 1])
     complaints += _list("an effect of what did not finish:", [run for run in effects if run not in finished])
@@ -192,6 +197,11 @@ def _judge_effects(history: History) -> list[str]:
         if end.attempt not in effects.get(run, [end.attempt]):
             complaints.append(f"run {run}: attempt {end.attempt} finished it, its effect is of {effects[run]}")
     return complaints
+
+
+def _is_flow(feed: Sequence[Happened]) -> bool:
+    """It joins others, and leaves nothing itself."""
+    return isinstance(feed[0].data, dict) and feed[0].data.get("task") == FLOW
 
 
 def _judge_begun(history: History) -> list[str]:

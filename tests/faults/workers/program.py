@@ -22,7 +22,7 @@ import uvloop
 
 from processor.core.errors import BacklogFull, ServerError
 from processor.observe.logs import configure
-from processor.worker.worker import Worker
+from processor.worker.worker import Worker, tasks_of
 from tests.faults.workers.tasks import tail
 
 __all__ = ["Produce", "Work", "accepted_in", "produce", "work"]
@@ -103,7 +103,7 @@ class _Producer:
         """Until it is accepted: the same ID and input is the same run, however often it is sent."""
         self.number += 1
         run = f"{self.order.name}-{self.number}"
-        task = tail.tasks[self.order.task].options(id=run)
+        task = tasks_of(tail)[self.order.task].options(id=run)
         while True:
             try:
                 await task.start(**self.order.input)

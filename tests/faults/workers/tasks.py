@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from processor.errors import RunFailed
-from tailrace import Retry, RetryLater, Run, Tailrace
+from tailrace import Retry, RetryLater, Run, Tailrace, chain, chord
 from tests.faults.workers.oracle import EFFECT, MARK, Begun
 
 __all__ = ["JOURNAL", "SINKS", "begun_in", "gate_of", "tail"]
@@ -137,3 +137,25 @@ async def guardian(run: Run) -> dict[str, Any]:
     except RunFailed as failed:
         return {"marks": 0, "reason": failed.reason}
     return {"marks": 0}
+
+
+@tail.task(retry=OFTEN)
+async def merge(run: Run, parts: list[Any]) -> dict[str, Any]:
+    """The body of a flow: how many parts there are, those of groups within them included."""
+    begin(run)
+    leave_effect(run)
+    return {"marks": 0, "parts": sum(part.get("parts", 1) for part in flat(parts))}
+
+
+def flat(parts: list[Any]) -> list[dict[str, Any]]:
+    return [one for part in parts for one in (flat(part) if isinstance(part, list) else [part])]
+
+
+@tail.task(retry=OFTEN)
+async def manager(run: Run, pause_ms: int = 20) -> dict[str, Any]:
+    """Calls a flow, and leaves its effect."""
+    begin(run)
+    steps = [work.bind(2, pause_ms) for _ in range(3)]
+    merged = await chain(work.bind(1, pause_ms), chord(steps, merge.bind())).call()
+    leave_effect(run)
+    return {"marks": 0, "parts": merged["parts"]}
