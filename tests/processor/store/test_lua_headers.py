@@ -12,6 +12,7 @@ from processor.core.events import draft
 from processor.store.scripts import Batch, Packing, load_script, partition_keys
 from tests.processor.store.stage import LAYOUT, Stage
 from tests.processor.store.twice_execution import EXECUTIONS_TWICE
+from tests.processor.store.twice_reactions import REACTIONS_TWICE
 from tests.processor.store.twice_groups import GROUPS_TWICE
 from tests.support.program import ROOT
 from tests.support.servers import TestServer
@@ -292,6 +293,7 @@ TWICE: dict[str, Callable[[Stage], None]] = {
     "requeue": _requeue,
     "schedule": _schedule,
     **EXECUTIONS_TWICE,
+    **REACTIONS_TWICE,
     **GROUPS_TWICE,
 }
 AGAIN = re.compile(r"second call|executed again|same nonce again")
