@@ -129,6 +129,11 @@ class Keyspace:
     def limit(self, name: str) -> str:
         return f"tr:{{{self.namespace}}}:limit:{name}"
 
+    def cache(self, name: str, digest: str) -> str:
+        """A cached result; also the channel of those who wait for it. Spread over the partitions, whose channels a
+        namespace's user may use."""
+        return f"{self.partitions[partition_of(digest, len(self.partitions))].prefix}cache:{name}:{digest}"
+
     def lock(self, name: str) -> str:
         """Of a singleton, at each lock server."""
         return f"tr:{{{self.namespace}}}:lock:{name}"
