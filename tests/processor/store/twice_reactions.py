@@ -23,7 +23,7 @@ def _delivered(stage: Stage, count: int) -> list[Delivery]:
         stage.run(stage.scripts.append(stage.keys, LAYOUT, [Batch("d", "p:x", 0, 1, [event] * count)]))
         stage.client.xreadgroup("g", "me", {stage.keys.log: ">"})
         stage.client.set(stage.keys.meta + ":given", "")
-    entries: Any = stage.client.xrange(stage.keys.log)
+    entries: Any = stage.client.xrange(stage.keys.log, count=count)
     return [
         Delivery(0, id.decode(), fields[b"r"].decode(), fields[b"i"].decode(), fields[b"e"]) for id, fields in entries
     ]
