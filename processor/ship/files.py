@@ -13,7 +13,7 @@ from typing import Final
 
 from processor.ship.names import age_key, is_numbered, is_rotated
 
-__all__ = ["HEAD_BYTES", "Identity", "LogFile", "rotated_files"]
+__all__ = ["HEAD_BYTES", "Heads", "Identity", "LogFile", "rotated_files"]
 
 HEAD_BYTES: Final = 1024  # at most of a file's beginning make its fingerprint
 _NAME: Final = re.compile(r"([^:]+):([0-9a-f]{8}):([0-9a-f]+)-([0-9a-f]+):([0-9a-f]+)-([0-9a-f]{16})(?::([0-9]+))?")
@@ -142,6 +142,25 @@ class LogFile:
 
     def __repr__(self) -> str:
         return f"<LogFile {self.path} {self.device:x}-{self.inode:x}>"
+
+
+class Heads:
+    """How several files begin, read once: for asking which of thousands of known ones they may be."""
+
+    def __init__(self, files: Sequence[LogFile]) -> None:
+        self._heads = [(file.size, file.read(0, HEAD_BYTES)) for file in files]
+        self._prints: dict[int, list[str]] = {}  # by their length
+
+    def have(self, identity: Identity, stored: int) -> bool:
+        """Whether one of them begins as the known one and is as long as what the server has of it."""
+        length = identity.length
+        prints = self._prints.get(length)
+        if prints is None:
+            prints = self._prints[length] = [fingerprint(head[:length]) for _, head in self._heads]
+        return any(
+            size >= max(stored, length) and print == identity.print
+            for (size, _), print in zip(self._heads, prints, strict=True)
+        )
 
 
 def rotated_files(path: str) -> list[LogFile]:

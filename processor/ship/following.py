@@ -12,7 +12,7 @@ import structlog
 
 from processor.core.errors import ServerDenied, ServerError
 from processor.ship.entries import TRACES, Portion, Rule, Splitter
-from processor.ship.files import Identity, LogFile, rotated_files
+from processor.ship.files import Heads, Identity, LogFile, rotated_files
 from processor.ship.names import path_key
 from processor.ship.packing import Packer, bytes_of_payload, entry_limit
 from processor.ship.planning import Known, Step, plan
@@ -172,17 +172,18 @@ class Follower:
         """What the server has of this path, with the last text where a file may be meant."""
         session = self.session
         known = []
+        heads = Heads(files)
         with speaking_of(session.server.address.url):
-            for position in await read_positions(session, self.run_id, f"{self.options.host}:{path_key(self.path)}:"):
+            prefix = f"{self.options.host}:{path_key(self.path)}:"
+            for position in await read_positions(session, self.run_id, prefix):
                 identity = Identity.parse(position.name)
                 if identity is None:
                     continue
-                one = Known(identity, position.stored, position.at_ms)
-                if any(one.may_be(file) for file in files):
+                text = None
+                if heads.have(identity, position.stored):
                     payload = await last_payload(session, self.run_id, position)
                     text = bytes_of_payload(payload) if payload is not None else None
-                    one = Known(identity, position.stored, position.at_ms, text)
-                known.append(one)
+                known.append(Known(identity, position.stored, position.at_ms, text))
         return known
 
     def _from_end(self, step: Step) -> Step:
@@ -279,7 +280,8 @@ class _Shipping:
 
     async def _read_on(self) -> End | None:
         """Whatever is there now."""
-        while chunk := self.file.read(self.at, CHUNK_BYTES):
+        while (size := self.file.size) > self.at:
+            chunk = self.file.read(self.at, CHUNK_BYTES)
             if not self._is_unchanged():
                 return "emptied"  # and has grown again: the chunk may begin within a line
             self.at += len(chunk)
@@ -287,7 +289,7 @@ class _Shipping:
             self._grew_at = self._loop.time()
             await self._send(self._splitter.feed(chunk))
             await asyncio.sleep(0)  # other files
-        return "emptied" if self.file.size < self.at else None
+        return "emptied" if size < self.at else None
 
     def _is_unchanged(self) -> bool:
         before = self._before

@@ -24,13 +24,9 @@ class Known:
     at_ms: int  # of its last append, by the server's clock
     text: bytes | None = None
 
-    def may_be(self, file: LogFile) -> bool:
-        """Whether the file begins alike, and is long enough."""
-        return file.size >= self.stored and file.begins_as(self.identity)
-
     def is_in(self, file: LogFile) -> bool:
         """Whether the file has what the server has. Without text: by its beginning alone."""
-        if not self.may_be(file):
+        if file.size < self.stored or not file.begins_as(self.identity):
             return False
         text = self.text or b""
         return file.read(self.stored - len(text), len(text)) == text

@@ -30,11 +30,11 @@ def found(patterns: Sequence[str]) -> list[str]:
 
     What a pattern finds and is compressed, or another one's rotated file, is left out: that belongs to the other one's run.
     """
-    named = [absolute(pattern) for pattern in patterns if not glob.has_magic(pattern)]
+    named = [absolute(pattern) for pattern in patterns if not _is_pattern(pattern)]
     matched = [
         absolute(path)
         for pattern in patterns
-        if glob.has_magic(pattern)
+        if _is_pattern(pattern)
         for path in sorted(glob.glob(pattern, recursive=True))
         if os.path.isfile(path) and not is_compressed(path)
     ]
@@ -47,6 +47,11 @@ def found(patterns: Sequence[str]) -> list[str]:
         if not any(is_rotated(os.path.basename(path), of) for of in beside[os.path.dirname(path)])
     ]
     return list(dict.fromkeys([*named, *alone]))
+
+
+def _is_pattern(text: str) -> bool:
+    """A shell hands over files that it found as they are called, brackets included."""
+    return glob.has_magic(text) and not os.path.exists(text)
 
 
 class Shipper:
@@ -81,7 +86,7 @@ class Shipper:
 
     @property
     def _has_patterns(self) -> bool:
-        return any(glob.has_magic(pattern) for pattern in self._patterns)
+        return any(_is_pattern(pattern) for pattern in self._patterns)
 
     def _new(self) -> list[Follower]:
         """Of paths that were not there before."""
