@@ -21,6 +21,11 @@ class Hired:
         self._process = process
         self.pid = process.pid
 
+    def check(self) -> None:
+        """Raises RuntimeError if it has ended."""
+        if (code := self._process.poll()) is not None:
+            raise RuntimeError(f"the worker ended with {code}")
+
     def begin(self) -> None:
         self._say("go")
 

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import statistics
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -25,10 +28,8 @@ from bench.process.drain import in_turn, ratios
 from bench.process.hired import hired
 from bench.process.oracle import Drained, Meanwhile, nothing_else, read_feeds
 from bench.react.events import append_facts, even_runs, in_blocks, own_runs
-from bench.react.floor import floor_apart
-from bench.react.handlers import GROUP, Handlers
+from bench.react.handlers import CONCURRENCY, GROUP, Handlers
 from bench.react.oracle import faults, last_output, until_read
-from bench.react.working import CONCURRENCY
 from bench.report import Report
 from bench.server import Served, served_by_tcp
 from processor.client.tailrace import Tailrace
@@ -79,7 +80,7 @@ QUICK: Final = Sizes(2_000, 1_000, 400, 2)
 def measure_drain(report: Report, aof: Aof, *, quick: bool) -> None:
     """Two shapes are judged, the others are for information."""
     sizes = QUICK if quick else Sizes()
-    drains: dict[str, Callable[[Served], Drained]] = {FLOOR: lambda server: floor_apart(server, sizes.floor)}
+    drains: dict[str, Callable[[Served], Drained]] = {FLOOR: lambda server: _floor(server, sizes.floor)}
     for name, shape in SHAPES.items():
         events = sizes.ordered if shape.kind == "ordered" else sizes.reactions
         drains[name] = functools.partial(drain_reactions, shape=shape, events=events)
@@ -89,6 +90,15 @@ def measure_drain(report: Report, aof: Aof, *, quick: bool) -> None:
         row(report, f"drain, {name}", shape.title, drained[name], drained[FLOOR])
     for name, limit in OF_FLOOR.items():
         report.judge(f"react.{name}_of_floor", ratios(drained[name], drained[FLOOR]), "at least", limit)
+
+
+def _floor(server: Served, entries: int) -> Drained:
+    """Raises RuntimeError with its last words."""
+    command = [sys.executable, "-m", "bench.react.floor", server.url, str(server.pid), str(entries)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"the floor ended with {done.returncode}: {done.stderr[-2000:]}")
+    return Drained(**json.loads(done.stdout))
 
 
 def drain_reactions(
@@ -101,7 +111,7 @@ def drain_reactions(
         meanwhile(True)
         cpu, server_cpu = cpu_seconds(worker.pid), cpu_seconds(server.pid)
         worker.begin()
-        until_read(redis, keys, [GROUP])
+        until_read(redis, keys, [GROUP], worker)
         ended = time.time()
         cpu, server_cpu = cpu_seconds(worker.pid) - cpu, cpu_seconds(server.pid) - server_cpu
         meanwhile(False)

@@ -7,25 +7,11 @@ with its counter). PID is the server's. Prints `seconds`, `cpu_seconds` and `ser
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from dataclasses import asdict
 
 from bench.process.floor import drain_floor
-from bench.process.oracle import Drained
 from bench.server import Served
-
-__all__ = ["floor_apart"]
-
-
-def floor_apart(server: Served, entries: int) -> Drained:
-    """Raises RuntimeError with its last words."""
-    command = [sys.executable, "-m", "bench.react.floor", server.url, str(server.pid), str(entries)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"the floor ended with {done.returncode}: {done.stderr[-2000:]}")
-    return Drained(**json.loads(done.stdout))
-
 
 if __name__ == "__main__":
     url, pid, count = sys.argv[1:]

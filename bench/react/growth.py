@@ -129,7 +129,7 @@ def _drain(aof: Aof, point: Point, events: int) -> Drained:
             runner.run(_asked(server.url, asked))
             cpu, server_cpu = cpu_seconds(worker.pid), cpu_seconds(server.pid)
             os.kill(worker.pid, signal.SIGCONT)
-            until_read(redis, keys, [GROUP])
+            until_read(redis, keys, [GROUP], worker)
             cpu, server_cpu = cpu_seconds(worker.pid) - cpu, cpu_seconds(server.pid) - server_cpu
             told = worker.end()
             if told["handled"] != events:

@@ -11,10 +11,11 @@ from processor.client.run import Run
 from processor.client.tailrace import Tailrace
 from processor.core.events import Event
 
-__all__ = ["BATCH", "FACTS", "GROUP", "KINDS", "Handlers"]
+__all__ = ["BATCH", "CONCURRENCY", "FACTS", "GROUP", "KINDS", "Handlers"]
 
 GROUP: Final = "bench"
 BATCH: Final = 200
+CONCURRENCY: Final = 400  # handlers of a group at once
 FACTS: Final = (
     "run.*",
     "run.failed",

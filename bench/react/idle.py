@@ -85,7 +85,7 @@ def _window(aof: Aof, kind: str, seconds: float) -> Window:
         tail = Tailrace(settings=Settings(redis_url=server.url))
         Handlers(tail, kind, 1)
         keys, runs = runner.run(_opened(tail))
-        until_read(redis, keys, GROUPS[kind])
+        until_read(redis, keys, GROUPS[kind], worker)
         time.sleep(STILL_SECONDS)
         before, begin = cpu_seconds(worker.pid), time.perf_counter()
         time.sleep(seconds)
@@ -97,7 +97,7 @@ def _window(aof: Aof, kind: str, seconds: float) -> Window:
         busy, of_server = (cpu_seconds(worker.pid) - before) / took, (cpu_seconds(server.pid) - server_before) / took
         logged = _logged(redis, keys) - entries
         with contextlib.suppress(TimeoutError):
-            until_read(redis, keys, GROUPS[kind], seconds=seconds)
+            until_read(redis, keys, GROUPS[kind], worker, seconds=seconds)
         left = behind(redis, keys, GROUPS[kind])
         runner.run(tail.close())
         handled = worker.end()["handled"]

@@ -61,7 +61,7 @@ def _round(aof: Aof, seconds: float) -> tuple[Sequence[float], float]:
         worker.begin()
         keys, behind = runner.run(_emitted(server.url, WARM_SECONDS + seconds))
         with Redis.from_url(server.url) as redis:
-            until_read(redis, keys, [GROUP])
+            until_read(redis, keys, [GROUP], worker)
         latencies: list[float] = worker.end()["latencies_us"]
     expected = int((WARM_SECONDS + seconds) * RATE)
     if len(latencies) != expected:

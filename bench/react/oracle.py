@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from redis import Redis
 
+from bench.process.hired import Hired
 from bench.process.oracle import SHOWN, Entry, Feeds
 from bench.react.events import ASKED, DONE
 from processor.core.keys import Keyspace
@@ -49,12 +50,15 @@ def _number(entry: bytes) -> int:
     return int(entry.partition(b"-")[2])
 
 
-def until_read(redis: Redis, keys: Keyspace, groups: Sequence[str], *, seconds: float = DRAIN_SECONDS) -> None:
-    """Raises TimeoutError with what is left."""
+def until_read(
+    redis: Redis, keys: Keyspace, groups: Sequence[str], worker: Hired, *, seconds: float = DRAIN_SECONDS
+) -> None:
+    """Raises TimeoutError with what is left, RuntimeError if the worker has ended."""
     deadline = time.monotonic() + seconds
     while left := behind(redis, keys, groups):
         if time.monotonic() > deadline:
             raise TimeoutError(f"after {seconds:g} s there still are: {left}")
+        worker.check()
         time.sleep(LOOK_SECONDS)
 
 

@@ -9,18 +9,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
+import traceback
 
 import uvloop
 
-from bench.react.handlers import KINDS, Handlers
+from bench.react.handlers import CONCURRENCY, KINDS, Handlers
 from gateway.collector import calm_collector
 from processor.client.tailrace import Tailrace
 from processor.core.settings import Settings
 from processor.observe.logs import configure
 from processor.worker.worker import Worker
-
-CONCURRENCY = 400  # handlers of a group at once
 
 
 async def _work(options: argparse.Namespace) -> None:
@@ -31,7 +31,11 @@ async def _work(options: argparse.Namespace) -> None:
     await asyncio.to_thread(sys.stdin.readline)
     calm_collector()  # as `tailrace worker` does
     working = asyncio.create_task(worker.run())
-    await asyncio.to_thread(sys.stdin.readline)
+    told_to_stop = asyncio.create_task(asyncio.to_thread(sys.stdin.readline))
+    await asyncio.wait({working, told_to_stop}, return_when=asyncio.FIRST_COMPLETED)
+    if working.done() and working.exception():
+        traceback.print_exception(working.exception())
+        os._exit(1)  # a thread reads the standard input
     worker.stop()
     await working
     await tail.close()
