@@ -114,7 +114,7 @@ class Batch(NamedTuple):
     """Events of one writer for one run, with consecutive numbers; none: what is stored for the writer?"""
 
     run: str
-    writer: str  # `p:<producer>` from outside, `x:<exec>` live
+    writer: str  # `p:<producer>` from outside, `c:<checkpoint>` whose numbers are offsets, `x:<exec>` live
     prev: int  # the writer's last number known as accepted
     number: int  # of the first event
     events: Sequence[Fields]

@@ -18,8 +18,8 @@
 -- ARGV[7] silent_ms     after which a run that nobody executes is ended; 0: never
 -- ARGV[8] term_ms       of an owner
 -- ARGV[9] bindings      how many binding fields follow: `b:<type>` of each type of increment in the call
--- then for each batch: run, writer (`p:<producer>` or `x:<exec>`), prev, number of its first event, how many segments;
---   numbers are consecutive; without segments it asks what is stored for the writer
+-- then for each batch: run, writer (`p:<producer>`, `c:<checkpoint>` or `x:<exec>`), prev, number of its first event, how many
+--   segments; numbers are consecutive; without segments it asks what is stored for the writer
 -- then for each segment: type, how many events, what a lifecycle type brings (below), the payloads
 --   run.queued   task, start, thread, delay in ms, how many labels, names and values
 --   run.started  nonce, owner, start, task, thread, how many labels, names and values; with a nonce the payload is what follows
