@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import redis.asyncio
-
-from processor.core.keys import Keyspace, topology_key
 from tests.faults.oracle import Truth, seq_of
 from tests.faults.producers import Order
+from tests.faults.served import NAMESPACE, Served, aof
 from tests.support.program import Program
 from tests.support.servers import Daemon, Kind
 from tests.support.until import until
 
 __all__ = ["NAMESPACE", "World", "free_port", "the_world"]
 
-NAMESPACE = "default"
-AOF = ("--appendonly", "yes", "--appendfsync", "everysec")
-T = TypeVar("T")
 Entry = tuple[bytes, dict[bytes, bytes]]
 
 
@@ -36,60 +29,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-class World:
+class World(Served):
     """Use it by `the_world`."""
 
     def __init__(self, folder: Path, *, kind: Kind, gateways: int, settings: Mapping[str, str]) -> None:
-        self.folder = folder
-        self.server = Daemon(kind, folder, AOF)
-        self.url = self.server.url
+        super().__init__(folder, Daemon(kind, folder, aof("everysec")))
         self.ports = tuple(free_port() for _ in range(gateways))
         self.gateways: dict[int, Program] = {}
         self.ended: list[Program] = []  # gateways that were killed: what they said still counts
         self.producers: dict[str, tuple[Order, Program]] = {}
         self.env = {"TAILRACE_REDIS_URL": self.url, "TAILRACE_LOG": "json", **settings}
         self.cut: dict[str, list[Entry]] = {}  # what was trimmed of each run, by us
-        # One thread for the server: the parent-death signal fires when the thread that started it ends.
-        self._thread = ThreadPoolExecutor(1)
-
-    async def _blocking(self, function: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
-
-    # The server.
-
-    async def start_server(self) -> None:
-        await self._blocking(self.server.start)
-
-    async def kill_server(self) -> None:
-        await self._blocking(self.server.kill)
-
-    @property
-    def _aof(self) -> Path:
-        (path,) = (self.folder / "appendonlydir").glob("*.incr.aof")
-        return path
-
-    def aof_bytes(self) -> int:
-        """What is on its way to the disk by now."""
-        return self._aof.stat().st_size
-
-    async def lose_tail(self, kept: int) -> None:
-        """As after a crash of the machine with everysec: the server dies, and comes back with so many bytes of its AOF."""
-        await self.kill_server()
-        os.truncate(self._aof, kept)
-        await self.start_server()
-
-    @asynccontextmanager
-    async def client(self) -> AsyncIterator[Any]:
-        """For looking: redis-py, bytes in, bytes out."""
-        client = redis.asyncio.Redis.from_url(self.url, protocol=2, socket_timeout=5)
-        try:
-            yield client
-        finally:
-            await client.aclose()
-
-    async def keys(self, client: Any) -> Keyspace:
-        layout: bytes = await client.hget(topology_key(NAMESPACE), "layout")
-        return Keyspace(NAMESPACE, layout.decode())
 
     async def trim(self, run: str, keep: int) -> int:
         """Cuts the feed to its newest entries, and remembers the others. How many went."""
@@ -190,8 +140,7 @@ class World:
     def close(self) -> None:
         for program in [*self.gateways.values(), *(program for _, program in self.producers.values())]:
             program.kill()
-        self.server.kill()
-        self._thread.shutdown()
+        super().close()
 
 
 async def _answers(port: int) -> bool:

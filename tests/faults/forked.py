@@ -19,7 +19,7 @@ from tests.support.until import until
 
 __all__ = ["Forked"]
 
-_PRELOADED: Final = ("tests.faults.workers.program",)
+_PRELOADED: Final = ("tests.faults.workers.program", "tests.faults.reactions.program")
 _PR_SET_PDEATHSIG: Final = 1
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(list(_PRELOADED))
