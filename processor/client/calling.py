@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import CancelledError as FutureCancelledError
 from concurrent.futures import Future
 from contextlib import AsyncExitStack
@@ -19,6 +19,7 @@ from processor.client.threads import in_thread
 if TYPE_CHECKING:
     from processor.client.run import Run
     from processor.client.task import Task
+    from processor.core.events import Event
 
 __all__ = ["CallNext", "Executing", "Middleware", "enter_reaction", "executing", "invoke", "invoke_values"]
 
@@ -31,7 +32,7 @@ Middleware = Callable[["Run[Any]", CallNext], Awaitable[Any]]
 class Executing:
     """The execution that the present code belongs to."""
 
-    __slots__ = ("_waits", "called", "children", "ended", "loop", "run", "task")
+    __slots__ = ("_waits", "called", "children", "ended", "events", "loop", "run", "task")
 
     def __init__(self, task: Task[..., Any] | None, run: Run[Any]) -> None:
         """task: None for a reaction, whose run is that of its event."""
@@ -39,6 +40,7 @@ class Executing:
         self.loop = asyncio.get_running_loop()  # `.sync` in its threads works here
         self.called: dict[str, int] = {}  # start hash → how many equal calls there were
         self.children: set[str] = set()  # that its run's feed was told of
+        self.events: Sequence[Event[Any]] = ()  # that a reaction handles
         self.ended = False
         self._waits: set[Future[Any]] = set()  # of its threads
 
@@ -67,9 +69,10 @@ def executing() -> Executing | None:
     return here if here is not None and not here.ended else None
 
 
-def enter_reaction(run: Run[Any]) -> Executing:
-    """What runs in this context from now on is a reaction to an event of that run, until the answer has `ended`."""
+def enter_reaction(run: Run[Any], events: Sequence[Event[Any]]) -> Executing:
+    """What runs in this context from now on is a reaction to these events, until the answer has `ended`. run: of the first."""
     here = Executing(None, run)
+    here.events = events
     _executing.set(here)
     return here
 

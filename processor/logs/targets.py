@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from processor.client.blocks import block
-from processor.client.calling import executing
+from processor.client.calling import Executing, executing
 from processor.store.writer import Writer
 
 if TYPE_CHECKING:
@@ -64,9 +64,23 @@ def target_of(tail: Tailrace | None, run: str | None) -> Target | None:
     if inner is not None and inner.around is here:
         return Live(inner.run._tail, inner.run, inner.loop)
     if here is not None:
-        if here.task is None:  # a reaction: its run is executed elsewhere, or by nobody any more
-            return Outside(here.run._tail, here.run.id, here.loop)
+        if here.task is None:
+            return _of_reaction(here, tail, run)
         return Live(here.run._tail, here.run, here.loop)
+    return _elsewhere(tail, run)
+
+
+def _of_reaction(here: Executing, tail: Tailrace | None, run: str | None) -> Target | None:
+    """The run of its event, which is executed elsewhere, or by nobody any more. Where it handles `log` events nothing is
+    sent, since that would be another one to handle; a batch of several runs belongs to none of them."""
+    if any(event.type == "log" for event in here.events):
+        return None
+    if any(event.run != here.run.id for event in here.events):
+        return _elsewhere(tail, run)
+    return Outside(here.run._tail, here.run.id, here.loop)
+
+
+def _elsewhere(tail: Tailrace | None, run: str | None) -> Target | None:
     if tail is None or run is None or tail.background.is_here:  # what our own thread logs would feed itself
         return None
     return Outside(tail, run, tail.background.loop)

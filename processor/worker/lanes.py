@@ -153,7 +153,7 @@ class Lanes:
         run: Run[Any] = Run(self.reaction.tail, call.deliveries[0].run)
         effects = Effects("", _nothing_live, self._max_event_bytes)
         effects.begin()
-        here = enter_reaction(run)
+        here = enter_reaction(run, call.events)
         try:
             await self.reaction.call(call.events, run)
         except (KeyboardInterrupt, SystemExit):

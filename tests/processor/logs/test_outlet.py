@@ -186,7 +186,9 @@ async def test_signal_handlers_log(server: TestServer, namespace: str, program: 
     assert not ended.err
     async with Tailrace(server.url, namespace=namespace) as tail:
         lines = [line for _, line in await logs_of(tail, "r")]
-        elsewhere = [line for _, line in await logs_of(tail, "else")]  # those that came while the loop itself was at work
+        elsewhere = [
+            line for _, line in await logs_of(tail, "else")
+        ]  # those that came while the loop itself was at work
     signals = [int(line.split()[1]) for line in lines + elsewhere if line.startswith("signal ")]
     assert Counter(signals) == Counter(range(int(ended.out)))
     assert any(line.startswith("signal ") for line in lines)
