@@ -8,7 +8,7 @@ import os
 from collections.abc import AsyncIterator, Collection, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import structlog
 import typer
@@ -32,7 +32,9 @@ from processor.core.settings import Settings, shown_url, variable_of
 from processor.observe.logs import configure
 
 if TYPE_CHECKING:
+    from processor.client.reaction import Reaction
     from processor.client.tailrace import Tailrace
+    from processor.client.task import Task
     from processor.worker.worker import Worker
 
 __all__ = ["Order", "worker", "worker_command"]
@@ -45,7 +47,8 @@ def worker(
     target: Annotated[str, typer.Argument(metavar="MODULE:TAIL", help="For example shop.tasks:tail")],
     processes: Annotated[int, typer.Option(min=1, max=256, help="So many, kept running.")] = 1,
     concurrency: Annotated[int, typer.Option(min=1, max=10_000, help="Executions at once, in each process.")] = 100,
-    tasks: Annotated[str | None, typer.Option(help="Only these, by commas: answer,charge")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Only these, by commas: answer,charge; and no reactions")] = None,
+    groups: Annotated[str | None, typer.Option(help="Only these groups' reactions, by commas; and no tasks")] = None,
     reload: Annotated[bool, typer.Option("--reload", help="Anew whenever a file that it imported changes.")] = False,
     burst: Annotated[bool, typer.Option("--burst", help="End when nothing is left to do.")] = False,
     metrics_port: Annotated[
@@ -55,20 +58,22 @@ def worker(
         ),
     ] = None,
 ) -> None:
-    """Execute the runs of a module's tasks, with as many other workers as there are."""
+    """Execute the runs of a module's tasks and run its reactions, with as many other workers as there are."""
     out = output_of(ctx)
     if burst and reload:
         raise Usage("--burst ends by itself, --reload never.", remedy="Give one of them.", field="--burst")
     _tell_environment(out.options)
     settings = out.options.settings()
     _set_up_logs(settings, verbose=out.options.verbose)
-    order = Order(target=target, concurrency=concurrency, tasks=tasks, burst=burst, metrics_port=metrics_port)
+    order = Order(
+        target=target, concurrency=concurrency, tasks=tasks, groups=groups, burst=burst, metrics_port=metrics_port
+    )
     if processes > 1 or reload:
         raise typer.Exit(serve_on_uvloop(_keep(out, settings, order, processes, reload=reload)))
     parent = Parent.of_environment()
     with parent.loading():
         tail = load_tail(target)
-    chosen = _chosen(tail, tasks, module_of(target))
+    chosen = _chosen(tail, order)
     _prepare(tail, chosen)
     raise typer.Exit(serve_on_uvloop(_execute(out, parent, tail, chosen, order)))
 
@@ -80,6 +85,7 @@ class Order:
     target: str
     concurrency: int = 100
     tasks: str | None = None
+    groups: str | None = None
     burst: bool = False
     metrics_port: int | None = None
 
@@ -94,6 +100,7 @@ class Order:
     def words(self) -> list[str]:
         words = ["worker", self.target, "--concurrency", str(self.concurrency)]
         words += ["--tasks", self.tasks] if self.tasks is not None else []
+        words += ["--groups", self.groups] if self.groups is not None else []
         words += ["--burst"] if self.burst else []
         words += ["--metrics-port", str(self.metrics_port)] if self.metrics_port is not None else []
         return words
@@ -137,45 +144,68 @@ async def _keep(out: Output, settings: Settings, order: Order, processes: int, *
     return end.code if end.by else code
 
 
-def _chosen(tail: Tailrace, tasks: str | None, module: str) -> list[str]:
-    """The tasks that this worker takes. Raises NoTask, Usage."""
-    if not tail.tasks:
+class Chosen(NamedTuple):
+    """What this worker takes."""
+
+    tasks: list[str]
+    groups: list[str]
+
+
+def _chosen(tail: Tailrace, order: Order) -> Chosen:
+    """Who names tasks alone wants no groups, and the other way round. Raises NoTask, Usage."""
+    if not tail.tasks and not tail.reactions and not tail.inlets:
         raise NoTask(
-            f"this worker has no task at all: it imported {', '.join([module, *tail.imports])} and found none.",
-            remedy=f'A task exists once its module is imported: Tailrace(imports=["{module}_more"]), '
+            f"this worker has nothing to do: it imported {', '.join([order.module, *tail.imports])} and found no task, "
+            "reaction or inlet.",
+            remedy=f'They exist once their module is imported: Tailrace(imports=["{order.module}_more"]), '
             "or name the module that has them.",
         )
-    if tasks is None:
-        return sorted(tail.tasks)
-    wanted = [name.strip() for name in tasks.split(",") if name.strip()]
-    unknown = sorted(set(wanted) - set(tail.tasks))
+    if order.tasks is None and order.groups is None:
+        return Chosen(sorted(tail.tasks), sorted(tail.reactions))
+    return Chosen(
+        _named("--tasks", order.tasks, tail.tasks, order.module) if order.tasks is not None else [],
+        _named("--groups", order.groups, tail.reactions, order.module) if order.groups is not None else [],
+    )
+
+
+def _named(option: str, given: str, known: Collection[str], module: str) -> list[str]:
+    wanted = {name.strip() for name in given.split(",") if name.strip()}
+    unknown = sorted(wanted - set(known))
     if unknown or not wanted:
         raise Usage(
-            f"--tasks names {', '.join(unknown)}, which {module} does not have." if unknown else "--tasks names none.",
-            remedy=f"It has: {', '.join(sorted(tail.tasks))}.",
-            field="--tasks",
-            value=tasks,
+            f"{option} names {', '.join(unknown)}, which {module} does not have."
+            if unknown
+            else f"{option} names none.",
+            remedy=f"It has: {', '.join(sorted(known))}." if known else f"It has none: leave {option} out.",
+            field=option,
+            value=given,
         )
-    return sorted(set(wanted))
+    return sorted(wanted)
 
 
-def _prepare(tail: Tailrace, tasks: Collection[str]) -> None:
-    """What takes time when first needed, and what is wrong with a task, before it fails a run. Raises NotLoaded, SettingsError."""
-    for name in tasks:
+def _prepare(tail: Tailrace, chosen: Chosen) -> None:
+    """What takes time when first needed, and what is wrong with a function, before it fails a run. Raises NotLoaded,
+    SettingsError."""
+    functions: list[tuple[str, Task[..., Any] | Reaction]] = [
+        (f"task {name}", tail.tasks[name]) for name in chosen.tasks
+    ]
+    for name in chosen.groups:
+        functions += [(f"reaction {one.name}", one) for one in tail.reactions[name].reactions]
+    for called, function in functions:
         try:
-            tail.tasks[name].prepare()
+            function.prepare()
         except (TypeError, NameError) as error:
-            raise NotLoaded(f"task {name} cannot be executed: {error}.", remedy="Mend its parameters.") from error
+            raise NotLoaded(f"{called} cannot be executed: {error}.", remedy="Mend its parameters.") from error
 
 
-async def _execute(out: Output, parent: Parent, tail: Tailrace, tasks: Collection[str], order: Order) -> int:
+async def _execute(out: Output, parent: Parent, tail: Tailrace, chosen: Chosen, order: Order) -> int:
     from gateway.collector import calm_collector
     from processor.worker.worker import Worker
 
     async with checked(tail.settings, writes=True):
         pass  # its words name where the address came from
     voice = Voice(out, tail.settings, "tailrace.worker")
-    worker = Worker(tail, concurrency=order.concurrency, tasks=list(tasks))
+    worker = Worker(tail, concurrency=order.concurrency, tasks=chosen.tasks, groups=chosen.groups)
     loop = asyncio.get_running_loop()
     patience = None if parent.is_there else 1
     with ending(lambda _: loop.call_soon_threadsafe(worker.stop), patience=patience) as end:
@@ -213,13 +243,24 @@ async def _beside(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 
 def _welcome(voice: Voice, settings: Settings, worker: Worker, module: str, *, is_kept: bool) -> None:
-    """Its tasks, before it takes the first run. is_kept: who keeps it says the rest."""
+    """Its tasks, groups and inlets, before it takes the first run. is_kept: who keeps it says the rest."""
     server, names = shown_url(settings.redis_url or ""), sorted(worker.tasks.keys() - {FLOW})
-    sentence = f"{module} has {', '.join(names)}"
+    inlets = worker.tail.inlets
+    parts = [f"has {', '.join(names)}"] if names else []
+    parts += [f"reacts in {', '.join(sorted(worker.groups))}"] if worker.groups else []
+    parts += [f"takes entries of {', '.join(sorted(inlet.stream for inlet in inlets.values()))}"] if inlets else []
+    sentence = f"{module} {' and '.join(parts)}"
     if not is_kept:
         sentence += (
             f"; up to {worker.concurrency} at once, from {server}\n"
             f"Ctrl-C lets what runs finish, {settings.drain_seconds:g} s at most; a second one ends it at once"
         )
-    told = {"tasks": names, "consumer": worker.consumer, "concurrency": worker.concurrency, "server": server}
+    told = {
+        "tasks": names,
+        **({"groups": sorted(worker.groups)} if worker.groups else {}),
+        **({"inlets": sorted(inlets)} if inlets else {}),
+        "consumer": worker.consumer,
+        "concurrency": worker.concurrency,
+        "server": server,
+    }
     voice("worker_ready", sentence, **told)
