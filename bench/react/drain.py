@@ -133,8 +133,9 @@ def queued(url: str, shape: Shape, events: int) -> tuple[Keyspace, Mapping[str, 
 
 
 async def _queued(url: str, shape: Shape, events: int) -> tuple[Keyspace, Mapping[str, int]]:
-    async with Tailrace(settings=Settings(redis_url=url)) as tail:
-        Handlers(tail, shape.kind, shape.concurrency)
+    tail = Tailrace(settings=Settings(redis_url=url))
+    Handlers(tail, shape.kind, shape.concurrency)  # bound as it opens
+    async with tail:
         keys = (await tail.session()).keys
         runs = list(in_blocks(even_runs(keys, shape.runs), events, 1)) if shape.runs else own_runs(events)
         await append_facts(tail, runs)

@@ -140,8 +140,9 @@ def _drain(aof: Aof, point: Point, events: int) -> Drained:
 
 async def _prepared(url: str, point: Point) -> tuple[Keyspace, list[str]]:
     """Every run has an event, and the log is held."""
-    async with Tailrace(settings=Settings(redis_url=url, **SETTINGS)) as tail:
-        Handlers(tail, "sleeper", 1)
+    tail = Tailrace(settings=Settings(redis_url=url, **SETTINGS))
+    Handlers(tail, "sleeper", 1)  # bound as it opens
+    async with tail:
         keys = (await tail.session()).keys
         runs = even_runs(keys, point.runs)
         await append_facts(tail, itertools.islice(itertools.cycle(runs), max(point.history, point.runs)), KEPT)

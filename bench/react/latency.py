@@ -71,8 +71,9 @@ def _round(aof: Aof, seconds: float) -> tuple[Sequence[float], float]:
 
 async def _emitted(url: str, seconds: float) -> tuple[Keyspace, float]:
     """At an even pace, none waiting for another."""
-    async with Tailrace(settings=Settings(redis_url=url)) as tail:
-        Handlers(tail, "first_line", 1)
+    tail = Tailrace(settings=Settings(redis_url=url))
+    Handlers(tail, "first_line", 1)  # bound as it opens
+    async with tail:
         keys = (await tail.session()).keys
         runs = [tail.run(run) for run in even_runs(keys, RUNS)]
         calm_collector()  # a full pass of this producer's would be a tenth of a second of nobody's latency
