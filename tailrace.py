@@ -6,8 +6,10 @@ try:
     from gateway import Access, FeedResponse, Gateway, Grant, everyone, problem
     from processor import (
         Depends,
+        Entry,
         Event,
         GiveUp,
+        Into,
         Limit,
         Message,
         Rate,
@@ -37,11 +39,13 @@ except ImportError as error:
 __all__ = [
     "Access",
     "Depends",
+    "Entry",
     "Event",
     "FeedResponse",
     "Gateway",
     "GiveUp",
     "Grant",
+    "Into",
     "Limit",
     "Message",
     "Rate",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from processor.client.depends import Depends
+from processor.client.inlet import Entry, Into
 from processor.client.parts import Message, Tool
 from processor.client.run import Run
 from processor.client.sync import SyncRun
@@ -18,8 +19,10 @@ from processor.store.writer import Sent
 
 __all__ = [
     "Depends",
+    "Entry",
     "Event",
     "GiveUp",
+    "Into",
     "Limit",
     "Message",
     "Rate",
