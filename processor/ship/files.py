@@ -13,7 +13,7 @@ from typing import Final
 
 from processor.ship.names import age_key, is_numbered, is_rotated
 
-__all__ = ["HEAD_BYTES", "Heads", "Identity", "LogFile", "rotated_files"]
+__all__ = ["HEAD_BYTES", "Heads", "Identity", "LogFile", "rotated_files", "rotated_names"]
 
 HEAD_BYTES: Final = 1024  # at most of a file's beginning make its fingerprint
 _NAME: Final = re.compile(r"([^:]+):([0-9a-f]{8}):([0-9a-f]+)-([0-9a-f]+):([0-9a-f]+)-([0-9a-f]{16})(?::([0-9]+))?")
@@ -161,6 +161,16 @@ class Heads:
             size >= max(stored, length) and print == identity.print
             for (size, _), print in zip(self._heads, prints, strict=True)
         )
+
+
+def rotated_names(path: str) -> list[tuple[str, int]]:
+    """Names and inodes of what this path's file may have been renamed or copied to; empty where the folder is not ours."""
+    folder, of = os.path.split(path)
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((entry.name, entry.inode()) for entry in entries if is_rotated(entry.name, of))
+    except OSError:
+        return []
 
 
 def rotated_files(path: str) -> list[LogFile]:

@@ -12,7 +12,7 @@ import structlog
 
 from processor.core.errors import ServerDenied, ServerError
 from processor.ship.entries import TRACES, Portion, Rule, Splitter
-from processor.ship.files import Heads, Identity, LogFile, rotated_files
+from processor.ship.files import HEAD_BYTES, Heads, Identity, LogFile, rotated_files, rotated_names
 from processor.ship.names import path_key
 from processor.ship.packing import Packer, bytes_of_payload, entry_limit
 from processor.ship.planning import Known, Step, plan
@@ -68,8 +68,8 @@ class Follower:
     options: Options
     shipped: int = 0  # bytes that the server took
     missing: OSError | None = None  # why the file could not be read, last
+    emptied: set[Identity] = field(default_factory=set)  # files that were at the path, with what they held
     _done: list[_Done] = field(default_factory=list)
-    _emptied: set[Identity] = field(default_factory=set)
     _known_once: bool = False  # whether the server was asked before
     _told: str = ""  # what is wrong with the file, as the log was told
     _marking: Identity | None = None  # the file whose beginning is left out
@@ -104,8 +104,11 @@ class Follower:
         files: list[LogFile] = []
         try:
             own = self._open_own(files)
+            before = self._standing(own)
             self._open_rotated(files)
             steps = await self._plan(own, files)
+            if self._standing(own) != before or (own is not None and not self.is_at_path(own)):
+                return False  # renamed or emptied meanwhile: what came between is not in the plan
             for step in steps:
                 live = step.file is own and not self.options.once
                 if await self._ship(step, connection, live=live) != "done":
@@ -128,6 +131,16 @@ class Follower:
             self._told, self.missing = "", None
             log.info("file_readable", file=self.path, run=self.run_id)
         return own
+
+    def _standing(self, own: LogFile | None) -> object:
+        """What changes with each rotation."""
+        try:
+            found = os.stat(self.path)
+            place = (found.st_dev, found.st_ino)
+        except FileNotFoundError:
+            place = None
+        begins = own.read(0, HEAD_BYTES).partition(b"\n")[:2] if own is not None else b""
+        return place, begins, rotated_names(self.path)
 
     def _open_rotated(self, files: list[LogFile]) -> None:
         """Those beside it, and those that were renamed to elsewhere while they were followed."""
@@ -162,7 +175,7 @@ class Follower:
         rotated = [file for file in files if file is not own]
         host, path = self.options.host, path_key(self.path)
         known = await self._read_known(files)
-        steps = plan(own, rotated, known, host=host, path=path, emptied=self._emptied)
+        steps = plan(own, rotated, known, host=host, path=path, emptied=self.emptied, ended=self.options.once)
         if not known and (self._marking or not self._known_once) and self.options.from_end and own is not None:
             steps = [self._from_end(step) for step in steps]
         self._known_once = True
@@ -196,9 +209,9 @@ class Follower:
 
     async def _ship(self, step: Step, connection: int, *, live: bool) -> End:
         """connection: the one that stood when the plan was made. What another one says, a server may say that lost its tail."""
-        identity = step.identity or await self._identified(step.file, live=live)
+        identity = step.identity or (await self._when_begun(step.file) if live else None)
         if identity is None:
-            return "done" if not live else "replaced"
+            return "replaced" if live else "done"
         session = self.session
         offsets = Offsets(self.run_id, identity.name, session.appender.mark)
         shipping = _Shipping(self, step.file, identity, offsets)
@@ -217,19 +230,22 @@ class Follower:
             self.shipped += max(0, offsets.stored - step.start)
             offsets.close()
         if end == "emptied":
-            self._emptied.add(identity)
+            self.emptied.add(identity)
         elif end == "replaced" or not live:
             self._keep(step.file, shipping.at)
         return end
 
-    async def _identified(self, file: LogFile, *, live: bool) -> Identity | None:
-        """Waits for its first line. None if there will be none, or something else is to be shipped first."""
-        while True:
-            replaced = not live or not self.is_at_path(file)
-            identity = file.identified(self.options.host, path_key(self.path), ended=replaced)
-            if identity is not None or replaced or self.has_late_lines():
-                return identity
+    async def _when_begun(self, file: LogFile) -> Identity | None:
+        """Waits for the first line of what stands at the path. None: plan again. It may have been emptied more than once.
+
+        A file that was renamed before its first line was complete is what it is.
+        """
+        host, path = self.options.host, path_key(self.path)
+        while self.is_at_path(file):
+            if file.identified(host, path) is not None or self.has_late_lines():
+                return None
             await asyncio.sleep(POLL_SECONDS)
+        return file.identified(host, path, ended=True)
 
     def _keep(self, file: LogFile, shipped: int) -> None:
         self._done = [done for done in self._done if done.file is not file]

@@ -54,10 +54,12 @@ def plan(
     host: str,
     path: str,
     emptied: Collection[Identity] = (),
+    ended: bool = False,
 ) -> list[Step]:
     """Files to ship, in order. own: what stands at the path, always the last step. rotated: the oldest first.
 
     known: of this host and path. emptied: what `own` was before it was seen to be shorter than what was read of it.
+    ended: a first line without end is one.
     """
     found = _claims(own, rotated, known, frozenset(emptied))
     taken = [one.identity for one in known]
@@ -75,7 +77,7 @@ def plan(
         if one is not None:
             steps.append(Step(own, one.identity, one.stored))
         else:
-            identity = own.identified(host, path)
+            identity = own.identified(host, path, ended=ended)
             steps.append(Step(own, identity.anew(taken) if identity is not None else None, 0))
     return steps
 

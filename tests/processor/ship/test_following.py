@@ -22,6 +22,7 @@ from processor.ship import following
 from processor.ship.following import Follower, Options
 from processor.ship.packing import bytes_of
 from processor.ship.shipper import Shipper
+from processor.store import positions
 from processor.store.runs import read_feed, read_state
 from tests.support.servers import TestServer
 from tests.support.until import until
@@ -180,6 +181,54 @@ async def test_copied_and_emptied(log: Log) -> None:
         await log.has(b"one\ntwo\n  goes on\nthree\nfour\n")
     lines = [line for one in await log.data() for line in one["lines"]]
     assert lines == ["one", "two\n  goes on", "three", "four"]
+
+
+def copy_and_empty(log: Log) -> None:
+    """As logrotate does it with two generations."""
+    first = log.path.with_name("a.log.1")
+    if first.exists():
+        first.rename(log.path.with_name("a.log.2"))
+    shutil.copyfile(log.path, first)
+    os.truncate(log.path, 0)
+
+
+async def test_emptied_twice_between_two_looks(log: Log) -> None:
+    """A file that was written, copied and emptied while its first line was waited for is not overlooked."""
+    log.add(b"one\n")
+    async with log.followed() as follower:
+        await log.has(b"one\n")
+        copy_and_empty(log)
+        await until(lambda: follower.emptied, "it is seen to be empty")
+        await asyncio.sleep(0.05)  # it waits for a first line, and nothing tells when
+        log.add(b"two\n")
+        copy_and_empty(log)
+        log.add(b"three\n")
+        await log.has(b"one\ntwo\nthree\n")
+
+
+@pytest.mark.parametrize("rotate", ["copy", "rename"])
+async def test_rotated_while_it_plans(log: Log, monkeypatch: pytest.MonkeyPatch, rotate: str) -> None:
+    """What comes between the look at the folder and the server's answer is not overlooked."""
+    log.add(b"one\n")
+    await log.once()
+    read = positions.read_positions
+    left = [b"three\n", b"two\n"]
+
+    async def slowly(space: Any, run: str, prefix: str) -> Any:
+        found = await read(space, run, prefix)
+        if left:
+            if rotate == "copy":
+                copy_and_empty(log)
+            else:
+                if log.path.with_name("a.log.1").exists():
+                    log.path.with_name("a.log.1").rename(log.path.with_name("a.log.2"))
+                log.path.rename(log.path.with_name("a.log.1"))
+            log.add(left.pop())
+        return found
+
+    monkeypatch.setattr(following, "read_positions", slowly)
+    await log.once()
+    assert await log.text() == b"one\ntwo\nthree\n"
 
 
 async def test_it_appears_later(log: Log, capfd: pytest.CaptureFixture[str]) -> None:
