@@ -113,7 +113,7 @@ async def test_burst(cli: Cli) -> None:
     assert (ready["tasks"], ready["concurrency"]) == (["answer", "block", "hold"], 100)
     assert [await status(cli, run) for run in "ah"] == ["succeeded"] * 2
     (worker,) = (await workers(cli)).all
-    assert (worker.consumer, worker.tasks) == (ready["consumer"], ("answer", "block", "hold"))
+    assert (worker.consumer, worker.tasks) == (ready["consumer"], ("answer", "block", "hold", "tailrace.flow"))
     assert worker.stopped is not None
 
 
@@ -136,7 +136,7 @@ async def test_only_some_tasks(cli: Cli) -> None:
     [
         (
             ["tasks:empty"],
-            "error[no-task]: this worker has no task at all: it imported tasks and found none.\n  A task",
+            "error[no-task]: this worker has nothing to do: it imported tasks and found no task, reaction or inlet.\n  They exist",
         ),
         (["tasks:nothing"], 'error[not-loaded]: module tasks has no "nothing".\n  Perhaps tasks:empty or tasks:tail\n'),
         (["taskss:tail"], 'error[not-loaded]: there is no module "taskss" in '),
