@@ -37,9 +37,11 @@ __all__ = [
     "SERVER",
     "USAGE",
     "AmbiguousRun",
+    "GroupInUse",
     "NoTask",
     "NotLoaded",
     "PortTaken",
+    "UnknownGroup",
     "UnknownNamespace",
     "UnknownSchedule",
     "Usage",
@@ -69,6 +71,14 @@ class UnknownNamespace(TailraceError):
     """There is no such namespace."""
 
 
+class UnknownGroup(TailraceError):
+    """There is no such group."""
+
+
+class GroupInUse(TailraceError):
+    """Live workers run the group's reactions."""
+
+
 class UnknownSchedule(TailraceError):
     """There is no such schedule."""
 
@@ -93,9 +103,9 @@ _CODES: Final[tuple[tuple[tuple[type[TailraceError], ...], int], ...]] = (
     ((ServerDenied,), DENIED),
     ((ServerError, NotConfigured), SERVER),
     ((BadInput, SettingsError, NotAwaited, NotLoaded, NoTask), USAGE),
-    ((RunNotFound, UnknownNamespace, UnknownSchedule), NOT_FOUND),
+    ((RunNotFound, UnknownNamespace, UnknownGroup, UnknownSchedule), NOT_FOUND),
     (
-        (RunExists, RunClosed, RunCorrupt, IllegalEvent, StaleAttempt, ThreadBusy, NotStarted, PortTaken),
+        (RunExists, RunClosed, RunCorrupt, IllegalEvent, StaleAttempt, ThreadBusy, NotStarted, PortTaken, GroupInUse),
         REFUSED,
     ),
     ((BacklogFull, BufferFull), FULL),

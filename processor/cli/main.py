@@ -18,6 +18,7 @@ from processor.cli.emit import emit
 from processor.cli.exec import exec_
 from processor.cli.exits import DONE, INTERRUPTED, Usage, exit_code
 from processor.cli.gateway import gateway
+from processor.cli.groups import groups
 from processor.cli.namespaces import namespaces
 from processor.cli.options import EPILOG, Options, hoist, own_version
 from processor.cli.output import ClosedPipe, Output, forget_stdout
@@ -102,6 +103,7 @@ for panel, commands in _PANELS.items():
         app.command(name, epilog=EPILOG, rich_help_panel=panel, context_settings=own_words)(command)
 app.add_typer(schedules, name="schedules", rich_help_panel="Operate")
 app.add_typer(dead, name="dead", rich_help_panel="Operate")
+app.add_typer(groups, name="groups", rich_help_panel="Operate")
 app.add_typer(namespaces, name="namespaces", rich_help_panel="Operate")
 
 

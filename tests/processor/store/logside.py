@@ -122,6 +122,6 @@ def letter(
     """A dead letter of a reaction, died at that time (ms). Returns its entry ID."""
     failure = {"error": error, "reason": reason, "attempts": attempts} | ({"traceback": traceback} if traceback else {})
     event = compose(type, dumps(data if data is not None else {"cents": 500}), labels=labels)
-    fields = {"r": run, "i": f"{seq}-{died - 60_000}", "e": event, "f": dumps(failure)}
+    fields = {"r": run, "i": f"{seq}-{max(1, died - 60_000)}", "e": event, "f": dumps(failure)}
     name = side.keys.of(run).dead_group(group)
     return str(side.client.xadd(name, fields, id=f"{died}-{next(_numbers)}").decode())
