@@ -289,7 +289,7 @@ class _Shipping:
         while True:
             end = await self._read_on() or ((await self._wait()) if live else "done")
             if end is not None:
-                if end in ("done", "replaced") or (end == "emptied" and not self._is_copied()):
+                if end in ("done", "replaced") or (end == "emptied" and not (self._sent and self._is_copied())):
                     await self._send(self._splitter.finish())
                 await self.offsets.settled()
                 return end
@@ -312,7 +312,10 @@ class _Shipping:
         return self.file.read(self.at - len(before), len(before)) == before and self.file.begins_as(self.identity)
 
     def _is_copied(self) -> bool:
-        """Whether a copy beside it has what was read of the emptied file: then it is read on there, with what follows."""
+        """Whether a copy beside it has what was read of the emptied file: then it is read on there, with what follows.
+
+        The server must know something of the file for that.
+        """
         copies = rotated_files(self.follower.path)
         try:
             before, begin = self._before, self.at - len(self._before)

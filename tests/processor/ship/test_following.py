@@ -19,6 +19,8 @@ from processor.core.events import draft
 from processor.core.json import loads
 from processor.core.settings import Settings
 from processor.ship import following
+from processor.ship.entries import Portion, Splitter
+from processor.ship.files import LogFile
 from processor.ship.following import Follower, Options
 from processor.ship.packing import bytes_of
 from processor.ship.shipper import Shipper
@@ -192,14 +194,21 @@ def copy_and_empty(log: Log) -> None:
     os.truncate(log.path, 0)
 
 
-async def test_emptied_twice_between_two_looks(log: Log) -> None:
+async def test_emptied_twice_between_two_looks(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that was written, copied and emptied while its first line was waited for is not overlooked."""
+    looks: list[object] = []
+    identified = LogFile.identified
+
+    def telling(file: LogFile, *args: Any, **options: Any) -> object:
+        looks.append(found := identified(file, *args, **options))
+        return found
+
+    monkeypatch.setattr(LogFile, "identified", telling)
     log.add(b"one\n")
-    async with log.followed() as follower:
+    async with log.followed():
         await log.has(b"one\n")
         copy_and_empty(log)
-        await until(lambda: follower.emptied, "it is seen to be empty")
-        await asyncio.sleep(0.05)  # it waits for a first line, and nothing tells when
+        await until(lambda: looks[-3:] == [None, None, None], "it waits for a first line")
         log.add(b"two\n")
         copy_and_empty(log)
         log.add(b"three\n")
@@ -229,6 +238,23 @@ async def test_rotated_while_it_plans(log: Log, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(following, "read_positions", slowly)
     await log.once()
     assert await log.text() == b"one\ntwo\nthree\n"
+
+
+async def test_emptied_before_anything_was_sent(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The very first entry, still waited for, is not lost when its file is copied and emptied."""
+    log.add(b"one\n")
+    fed: list[bytes] = []
+
+    class Telling(Splitter):
+        def feed(self, chunk: bytes) -> list[Portion]:
+            fed.append(chunk)
+            return super().feed(chunk)
+
+    monkeypatch.setattr(following, "Splitter", Telling)
+    async with log.followed(replace(OPTIONS, silence_seconds=60)):
+        await until(lambda: fed, "it is read")
+        copy_and_empty(log)
+        await log.has(b"one\n")
 
 
 async def test_it_appears_later(log: Log, capfd: pytest.CaptureFixture[str]) -> None:
