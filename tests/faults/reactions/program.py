@@ -1,0 +1,124 @@
+"""The programs: a worker of some groups, and a producer that tells numbered facts into runs and journals what was accepted.
+
+SIGTERM ends both in their own time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+import uvloop
+
+from processor.core.errors import BacklogFull
+from processor.observe.logs import configure
+from processor.worker.worker import Worker
+from tailrace import Tailrace
+from tests.faults.reactions.handlers import tail_of
+from tests.faults.reactions.oracle import FACT, Fact
+
+__all__ = ["React", "Tell", "accepted_in", "react", "tell"]
+
+log = structlog.get_logger("faults")
+PAUSE: Final = 0.05  # before a fact is told again that was refused
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class React:
+    """What a worker shall do."""
+
+    groups: tuple[str, ...]
+    version: int = 1  # of the program
+    consumer: str | None = None
+
+
+def react(order: React) -> None:
+    """Until SIGTERM."""
+    configure("json")
+    uvloop.run(_react(order))
+
+
+async def _react(order: React) -> None:
+    tail = tail_of(order.groups, version=order.version)
+    worker = Worker(tail, consumer=order.consumer)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
+    log.info("worker_begins", consumer=worker.consumer, pid=os.getpid())
+    await worker.run()
+    await tail.close()
+    log.info("worker_ended")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tell:
+    """What a producer shall do: so many facts in each run, or until it is told to end."""
+
+    name: str
+    seed: str
+    journal: str
+    type: str = FACT
+    runs: int = 8
+    count: int = 0  # facts of a run; 0: until SIGTERM
+    pause: float = 0.05  # seconds between two facts of a run, on average
+    data: Mapping[str, Any] = field(default_factory=dict)  # of each fact, besides its number
+    special: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)  # of the facts with these numbers
+
+    def run(self, number: int) -> str:
+        """From 0."""
+        return f"{self.name}-{number}"
+
+
+def accepted_in(order: Tell) -> list[Fact]:
+    path = Path(order.journal)
+    return [Fact(*json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def tell(order: Tell) -> None:
+    configure("json")
+    asyncio.run(_Teller(order).work())
+
+
+class _Teller:
+    def __init__(self, order: Tell) -> None:
+        self.order = order
+        self.tail = Tailrace()
+        self.rng = random.Random(order.seed)
+        self.journal = open(order.journal, "a", buffering=1)  # noqa: SIM115 - as long as the process
+        self.stop = asyncio.Event()
+
+    async def work(self) -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.stop.set)
+        with self.journal:
+            await asyncio.gather(*(self.tell(self.order.run(number)) for number in range(self.order.runs)))
+        await self.tail.close()
+
+    async def tell(self, run: str) -> None:
+        number = 0
+        while not self.stop.is_set() and not (self.order.count and number >= self.order.count):
+            number += 1
+            await self.tell_one(run, number)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.stop.wait(), self.rng.uniform(0, 2 * self.order.pause))
+
+    async def tell_one(self, run: str, number: int) -> None:
+        """Until it is accepted. One that is not heard of is sent again by the client, under its number."""
+        data = {**self.order.data, **self.order.special.get(number, {}), "n": number}
+        while True:
+            try:
+                await self.tail.run(run).emit(self.order.type, data)
+            except BacklogFull as error:
+                if self.stop.is_set():
+                    return
+                log.info("fact_refused", run=run, n=number, group=error.group)
+                await asyncio.sleep(PAUSE)
+            else:
+                self.journal.write(json.dumps([run, number]) + "\n")
+                return

@@ -1,0 +1,157 @@
+"""What happens to the server happens to nobody's reactions."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import get_args
+
+import pytest
+
+from tests.faults.reactions.oracle import judge_once
+from tests.faults.reactions.world import SHORT_OR_LONG, Fsync, World, the_world
+from tests.support.until import until
+
+VISIBILITY = 1.0
+RUNS = 8
+
+
+@SHORT_OR_LONG
+@pytest.mark.parametrize("fsync", get_args(Fsync))
+async def test_killed_server(fsync: Fsync, seconds: float) -> None:
+    """kill -9 of the server, which comes back with its AOF: what was accepted is applied once in every group."""
+    async with the_world(fsync=fsync, visibility_seconds=VISIBILITY) as world:
+        await world.begin_workers(3)
+        await world.begin_producer(pause=0.1)
+        await world.begin_producer(pause=0.1, data={"pause_ms": 50})
+        end, killed = time.monotonic() + seconds, 0
+        while time.monotonic() < end or killed < 3:
+            await world.goes_on(world.rng.randint(1, 200))
+            await world.kill_server()
+            await world.start_server()
+            killed += 1
+        await world.verdict()
+        print(f"  the server was killed {killed} times")
+
+
+async def test_away_server_gives_nothing_to_others() -> None:
+    """A server that is away for longer than the visibility timeout: who lives goes on with the events that it handles."""
+    async with the_world(visibility_seconds=VISIBILITY) as world:
+        await world.begin_workers(2)
+        facts = await world.told(1, runs=RUNS, data={"gate": "g"})
+        await until(lambda: world.begun(facts) == RUNS * len(world.groups), "all are handled", 20)
+        await world.kill_server()
+        await asyncio.sleep(2 * VISIBILITY)  # the fault itself
+        await world.start_server()
+        since = await world.now_ms()
+
+        async def time_passes() -> bool:
+            await asyncio.sleep(0.05)
+            return await world.now_ms() - since > 3000 * VISIBILITY
+
+        await until(time_passes, "whoever claims had the time to", 20)
+        world.open_gate("g")
+        history = await world.verdict()
+        for group in world.groups:
+            assert judge_once(history, group, facts) == []
+
+
+@SHORT_OR_LONG
+async def test_flushed_scripts(seconds: float) -> None:
+    """SCRIPT FLUSH in mid-run, many times a second: every event is handled once."""
+    async with the_world(visibility_seconds=VISIBILITY) as world, world.client() as client:
+        await world.begin_workers(2)
+        await world.begin_producer(pause=0.1)
+        end, flushed = time.monotonic() + seconds, 0
+        while time.monotonic() < end or flushed < 10:
+            await client.script_flush()
+            await world.goes_on(3)
+            flushed += 1
+        history = await world.verdict()
+        print(f"  scripts were flushed {flushed} times")
+        for group in world.groups:
+            assert judge_once(history, group, history.accepted) == []
+
+
+async def _full(world: World, limit: str) -> None:
+    async with world.client() as client:
+        await client.config_set("maxmemory-policy", "noeviction")
+        await client.config_set("maxmemory", limit)
+
+
+async def test_full_server_settles() -> None:
+    """Out of memory in mid-handler: what was handled is settled all the same, its effects in its own partition included."""
+    async with the_world(visibility_seconds=VISIBILITY) as world:
+        await world.begin_workers(2)
+        facts = await world.told(2, runs=RUNS, data={"gate": "g"})
+        at_once = [fact for fact in facts if fact.n == 1]
+        await until(lambda: world.begun(at_once) == RUNS * len(world.groups), "they are handled", 20)
+        await _full(world, "100kb")
+        world.open_gate("g")
+        for group in world.groups:
+            await world.handles(group, len(facts))
+        await _full(world, "0")
+        history = await world.verdict()
+        for group in world.groups:
+            assert judge_once(history, group, facts) == []
+
+
+@SHORT_OR_LONG
+async def test_server_is_full_now_and_then(seconds: float) -> None:
+    """Under load the server runs out of memory again and again: nothing is lost, nothing is applied twice."""
+    async with the_world(visibility_seconds=VISIBILITY) as world:
+        await world.begin_workers(2)
+        await world.begin_producer(pause=0.1)
+        await world.begin_producer(pause=0.1, data={"flaky": 0.1})
+        end, filled = time.monotonic() + seconds, 0
+        while time.monotonic() < end or filled < 3:
+            await world.goes_on(world.rng.randint(1, 60))
+            await _full(world, "100kb")
+            await asyncio.sleep(world.rng.uniform(0.05, 0.5))  # the fault itself
+            await _full(world, "0")
+            filled += 1
+        await world.verdict()
+        print(f"  the server was full {filled} times")
+
+
+async def test_flushed_server_is_bound_again() -> None:
+    """FLUSHALL in the middle: the groups are bound again, which is told, and what is accepted from then on is applied once."""
+    async with the_world(visibility_seconds=VISIBILITY) as world:
+        workers = await world.begin_workers(2)
+        await world.begin_producer("before", runs=4, pause=0.02)
+        await world.goes_on(50)
+        async with world.client() as client:
+            await client.flushall()
+        await until(lambda: _bound(world), "all groups are bound in every partition", 20)
+        await world.told(20, name="after")
+        history = await world.history(unhandled=dict.fromkeys(world.groups, world.accepted))
+        print(f"  {len(history.accepted)} accepted")
+        said = "\n".join(worker.said for worker in workers)
+        for group in world.groups:
+            assert f'"group": "{group}", "bindings"' in said, "that it was bound again was not told"
+        await _judge_after(world)
+
+
+async def _bound(world: World) -> bool:
+    async with world.client() as client:
+        if not await client.exists("tr:{default}:topology"):
+            return False
+        keys = await world.keys(client)
+        names = [
+            {group["name"].decode() for group in await client.xinfo_groups(partition.log)}
+            if await client.exists(partition.log)
+            else set()
+            for partition in keys.partitions
+        ]
+    return all(set(world.groups) <= found for found in names)
+
+
+async def _judge_after(world: World) -> None:
+    """What was told before the flush may be handled or not, never twice."""
+    await world.stop_producers()
+    await world.at_rest()
+    before = [fact for fact in world.accepted if fact.run.startswith("before")]
+    async with world.client() as client:
+        keys = await world.keys(client)
+        gone = [fact for fact in before if not await client.exists(keys.of(fact.run).feed(fact.run))]
+    assert not gone, gone
