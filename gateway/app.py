@@ -17,6 +17,7 @@ from gateway.core.problems import Headers, Problem, from_error
 from gateway.response import hold, open_stream
 from gateway.routes.console import get_console, get_script, not_found
 from gateway.routes.exchange import SERVER_SECONDS, ClientGone, Exchange, Message, Receive, Scope, Send
+from gateway.routes.groups import get_group, get_groups
 from gateway.routes.live import get_live
 from gateway.routes.ops import get_health, get_metrics, get_ready
 from gateway.routes.produce import post_events
@@ -96,6 +97,10 @@ def api_route(segments: Sequence[str]) -> Route | None:
             return Route(part, _OF_RUN[part], [run])
         case ["live"]:
             return Route("live", {"GET": get_live})
+        case ["groups"]:
+            return Route("groups", {"GET": get_groups})
+        case ["groups", group] if group:
+            return Route("group", {"GET": get_group}, [group])
         case _:
             return None
 

@@ -36,7 +36,7 @@ log = structlog.get_logger("tailrace.gateway")
 class Access:
     """What somebody wants to do.
 
-    scope: list (runs, live), start, read (state and events), append, cancel, answer, or metrics of a mounted gateway.
+    scope: list (runs, live, groups), start, read (state and events), append, cancel, answer, or metrics of a mounted gateway.
     run: its ID, None for list; for start the one asked for. thread: of the run. labels: of the run, none while it does
     not exist; for list those it is filtered by, for start those it is to have.
     """

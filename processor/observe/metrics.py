@@ -14,6 +14,12 @@ __all__ = [
     "frames_total",
     "gaps_filled_total",
     "gaps_told_total",
+    "groups_dead",
+    "groups_delayed",
+    "groups_lag",
+    "groups_members",
+    "groups_oldest_seconds",
+    "groups_pending",
     "inlet_entries_total",
     "inlet_missed_total",
     "lost_entries_total",
@@ -97,6 +103,16 @@ tasks_delayed = Gauge("tailrace_task_delayed", "Runs of a task that wait for the
 tasks_oldest_seconds = Gauge(
     "tailrace_task_oldest_seconds", "How long the run in front waits for a worker, 0 where none does", ["task"]
 )
+groups_lag = Gauge("tailrace_group_lag", "Events that a group was not given yet", ["group"])
+groups_pending = Gauge("tailrace_group_pending", "Events that members of a group have", ["group"])
+groups_delayed = Gauge("tailrace_group_delayed", "Events that a group tries again when their time comes", ["group"])
+groups_oldest_seconds = Gauge(
+    "tailrace_group_oldest_seconds",
+    "How old the first event is that a group has still to handle, 0 without one",
+    ["group"],
+)
+groups_members = Gauge("tailrace_group_members", "Live workers that run a group's reactions", ["group"])
+groups_dead = Gauge("tailrace_group_dead", "Dead letters of a group", ["group"])
 
 # --- asking
 requests_total = Counter("tailrace_http_requests_total", "Requests by route and status", ["route", "status"])

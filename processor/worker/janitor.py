@@ -13,6 +13,7 @@ from processor.core.errors import ServerError
 from processor.store.backlog import known_tasks, tasks_with_work
 from processor.store.claims import forget_consumers
 from processor.store.connection import speaking_of
+from processor.store.members import forget_members, recorded_groups
 from processor.store.stopping import pause_or_stop
 from processor.store.workers import forget_gone
 
@@ -47,7 +48,7 @@ class Janitor:
 
     async def look_once(self) -> None:
         """Workers that went a day ago leave the registry; consumers that were silent for an hour with nothing pending leave
-        their groups, those of tasks too that no worker has any more. Raises ServerError."""
+        their tasks and groups, those too that no worker has any more. Raises ServerError."""
         session = self._session
         idle_ms = int(session.settings.visibility_seconds * 1000)
         with speaking_of(session.server.address.url):
@@ -56,5 +57,8 @@ class Janitor:
             for task in sorted(await known_tasks(session) | await tasks_with_work(session)):
                 for keys in session.keys.partitions:
                     consumers += len(await forget_consumers(session, keys, task, CALLER, idle_ms=idle_ms))
+            for group in await recorded_groups(session):
+                for keys in session.keys.partitions:
+                    consumers += len(await forget_members(session, keys, group))
         if workers or consumers:
             log.info("janitor_tidied", workers=workers, consumers=consumers)

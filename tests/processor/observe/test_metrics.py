@@ -10,7 +10,7 @@ from processor.observe import metrics
 def test_no_metric_has_a_label_per_run() -> None:
     """Their number has no bound, a registry's must have one."""
     labels = {label for name in metrics.__all__ for label in getattr(getattr(metrics, name), "_labelnames", ())}
-    assert labels <= {"connection", "outcome", "reason", "route", "status", "task"}
+    assert labels <= {"connection", "group", "inlet", "outcome", "reason", "route", "status", "task"}
 
 
 def test_the_exposition_has_what_was_counted() -> None:

@@ -8,7 +8,9 @@ from structlog.testing import capture_logs
 
 from processor import Tailrace
 from processor.client.session import Session
+from processor.core.routing import Binding
 from processor.store.executing import GROUP
+from processor.store.groups import Declared, bind
 from processor.store.workers import announce, list_workers, worker_here
 from processor.testing.fake import Clock
 from processor.worker import janitor as module
@@ -59,6 +61,29 @@ async def test_consumers_of_tasks_that_nobody_has(later: tuple[Session, Clock]) 
         await janitor.look_once()
     for stream in streams:
         assert {consumer["name"] for consumer in await session.redis.xinfo_consumers(stream, GROUP)} == {b"busy"}
+
+
+async def test_consumers_of_groups(later: tuple[Session, Clock]) -> None:
+    """Silent consumers go from every partition of a group; who has something pending stays, and so do the living."""
+    session, clock = later
+    await bind(session, Declared("audit", "shared", [Binding("#")]))
+    logs = [keys.log for keys in session.keys.partitions]
+    for log in logs:
+        await session.redis.xadd(log, {"r": "x", "i": "1-1", "e": "{}"})
+        await session.redis.xreadgroup("audit", "busy", {log: ">"})
+        await session.redis.xreadgroup("audit", "idle", {log: ">"})
+    janitor = Janitor(session)
+    await janitor.look_once()
+    clock.ahead += 3590
+    for log in logs:
+        await session.redis.xreadgroup("audit", "lives", {log: ">"})
+    clock.ahead += 20
+    await janitor.look_once()
+    for log in logs:
+        assert {consumer["name"] for consumer in await session.redis.xinfo_consumers(log, "audit")} == {
+            b"busy",
+            b"lives",
+        }
 
 
 async def test_until_it_is_stopped(later: tuple[Session, Clock], monkeypatch: pytest.MonkeyPatch) -> None:
