@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from gateway.app import standalone
-from processor import Tailrace
+from processor import Entry, Tailrace
 from processor.core.settings import Settings
 from processor.store.connection import execute
 from processor.worker.inlets import Taking
@@ -69,6 +69,13 @@ def shop() -> ModuleType:
     module = ModuleType("shop_of_producing_page")
     exec(compile(PROGRAM, "docs/producing.md", "exec"), module.__dict__)
     return module
+
+
+def test_its_function_is_a_function(shop: ModuleType) -> None:
+    """It can be tested as the page says."""
+    (call,) = re.findall(r"`order\((Entry\.of\(.*?\))\)`", PAGE)
+    into = shop.order(eval(call, {"Entry": Entry}))
+    assert (into.run, into.data, into.labels) == ("order-7", {"cents": 500}, {"shop": "eu"})
 
 
 async def test_its_inlets_take_entries(server: TestServer, namespace: str, shop: ModuleType) -> None:

@@ -42,6 +42,14 @@ class Entry:
         """raw: names and values in turn."""
         self.id, self._raw = id, raw
 
+    @classmethod
+    def of(cls, *, id: str = "1-0", **fields: str | bytes) -> Entry:
+        """One of these fields, for tests of an inlet's function."""
+        raw: list[bytes] = []
+        for name, value in fields.items():
+            raw += (name.encode(), value.encode() if isinstance(value, str) else value)
+        return cls(id, raw)
+
     @property
     def fields(self) -> Mapping[str, bytes]:
         names: Iterator[bytes] = iter(self._raw)

@@ -65,7 +65,8 @@ local function foreseen(run, segments)
   return refusal
 end
 
-local function take_entry(run, segments)
+-- Applies the segments of an entry up to the first refusal, which is returned. bounded: as judge has it.
+local function take_entry(run, segments, bounded)
   local refusal
   for _, segment in ipairs(segments) do
     local status
@@ -73,7 +74,7 @@ local function take_entry(run, segments)
     if not refusal and again ~= 'duplicate' then
       refusal = again or nil
       if not refusal then
-        refusal, status = judge(run, segment.type, segment.extras, false)
+        refusal, status = judge(run, segment.type, segment.extras, bounded)
       end
       if not refusal then
         local _, corrupt = apply(run, segment, status, 1)
@@ -108,12 +109,15 @@ while at <= #ARGV do
   else
     local run = load_run(take(1), 'status')
     local segments = take_segments()
-    local no = from_outside and foreseen(run, segments)
-    if no then
-      answers[#answers + 1] = string.sub(no, 1, 5) == 'full ' and no or 'refused ' .. no
+    local several = #segments > 1
+    local refusal = from_outside and several and foreseen(run, segments) or nil
+    if not refusal then
+      refusal = take_entry(run, segments, from_outside and not several)
+    end
+    if refusal and from_outside and not run.first_id then -- nothing of it was applied
+      answers[#answers + 1] = string.sub(refusal, 1, 5) == 'full ' and refusal or 'refused ' .. refusal
       break
     end
-    local refusal = take_entry(run, segments)
     redis.call('HSET', marks, source, id) -- at once: if a later entry stops the script, this one is not applied again
     answers[#answers + 1] = refusal and 'dropped ' .. refusal or 'taken'
     mark = id

@@ -29,7 +29,7 @@ def raw_of(fields: Mapping[str, bytes | str]) -> list[bytes]:
 
 
 def entry(**fields: bytes | str) -> Entry:
-    return Entry("5-1", raw_of(fields))
+    return Entry.of(**fields)
 
 
 def default(**fields: bytes | str) -> Item | None:
