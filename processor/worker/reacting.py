@@ -11,6 +11,7 @@ import structlog
 from processor.client.reaction import Group
 from processor.client.renewal import Call
 from processor.store.groups import Mode
+from processor.worker.ordering import OrderedGroup
 from processor.worker.shared_group import SharedGroup
 
 if TYPE_CHECKING:
@@ -65,7 +66,10 @@ class GroupReader(Protocol):
         """As if its process had been killed."""
 
 
-KINDS: Final[Mapping[Mode, Callable[[Worker, Group, Callable[[], None]], GroupReader]]] = {"shared": SharedGroup}
+KINDS: Final[Mapping[Mode, Callable[[Worker, Group, Callable[[], None]], GroupReader]]] = {
+    "shared": SharedGroup,
+    "ordered": OrderedGroup,
+}
 
 
 class Reacting:
