@@ -106,6 +106,10 @@ class _Lane:
         self._is_called = False  # first: what comes from now on calls again
         while self.waiting:
             self._write(*self.waiting.popleft())
+        if self._owner.has_to_tell:
+            self._owner.tell_missed()
+        if not self.held:
+            self.wake_idle()
 
     def give_up(self) -> None:
         lost = 0
@@ -113,7 +117,7 @@ class _Lane:
             self.waiting.popleft()
             lost += 1
         self.held.clear()
-        self._wake_idle()
+        self.wake_idle()
         counts.add("closed", lost)
 
     def _write(self, target: Target, data: bytes, units: int) -> None:
@@ -138,9 +142,8 @@ class _Lane:
         if not outcome.accepted:
             counts.add("refused", 1)
             self._owner.refused(target, outcome)
-        if self._owner.has_missed and self._owner.has_much_room:
-            # Not from here: the writer is in the midst of taking its answers.
-            self.loop.call_soon(self._owner.tell_missed)
+        if self._owner.has_to_tell or (self.idle and not self.held):
+            self.call()  # not from here: the writer is in the midst of taking its answers
 
     def _drop(self, units: int, reason: str) -> None:
         self._release(units)
@@ -149,10 +152,8 @@ class _Lane:
     def _release(self, units: int) -> None:
         for _ in range(min(units, len(self.held))):
             self.held.pop()
-        if not self.held:
-            self._wake_idle()
 
-    def _wake_idle(self) -> None:
+    def wake_idle(self) -> None:
         while self.idle:
             self.idle.popleft().set()
 
@@ -196,12 +197,9 @@ class Outlet:
         return sum(len(lane.held) for lane in self._lanes)
 
     @property
-    def has_much_room(self) -> bool:
-        return self.on_their_way <= self.capacity // 2
-
-    @property
-    def has_missed(self) -> bool:
-        return bool(self._missed)
+    def has_to_tell(self) -> bool:
+        """Whether records were dropped and there is much room by now."""
+        return bool(self._missed) and self.on_their_way <= self.capacity // 2
 
     def put(self, target: Target, line: Line) -> None:
         """Never waits. Raises only what is a bug."""
@@ -276,13 +274,12 @@ class Outlet:
         """Waits until what came before was taken, so long at most; never for a loop that the caller itself holds."""
         deadline = time.monotonic() + seconds
         for lane in self._lanes:
-            if not lane.held or _runs_here(lane.loop) or not lane.loop.is_running():
+            if _runs_here(lane.loop) or not lane.loop.is_running() or not (lane.held or self._missed):
                 continue
             is_idle = threading.Event()
             lane.idle.append(is_idle)
-            if lane.held:
-                lane.call()
-                is_idle.wait(max(0.0, deadline - time.monotonic()))
+            lane.call()
+            is_idle.wait(max(0.0, deadline - time.monotonic()))
 
 
 _the_outlet = Outlet()

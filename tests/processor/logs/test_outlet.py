@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -159,7 +158,7 @@ signal.signal(signal.SIGALRM, hear)
 
 @tail.task(retry=1)
 async def busy(run: Run) -> None:
-    signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
+    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
     for number in range(3000):
         log.info("line %d", number)
         run.write("x")
@@ -174,23 +173,26 @@ async def main():
         await run.result()
 
 asyncio.run(main())
-print(next(numbers))
+from processor.logs import counts
+print(next(numbers), counts.total("nested"))
 """
 )
 
 
 async def test_signal_handlers_log(server: TestServer, namespace: str, program: Callable[..., Program]) -> None:
-    """A signal handler that interrupts whatever it likes may log: nothing hangs, fails, gets lost or doubled."""
+    """A signal handler that interrupts whatever it likes may log: nothing hangs, fails, is doubled or lost uncounted."""
     ended = program("python", "-c", SIGNALS, server.url, namespace)
     assert await ended.ended(60) == 0, ended.err
     assert not ended.err
     async with Tailrace(server.url, namespace=namespace) as tail:
         lines = [line for _, line in await logs_of(tail, "r")]
-        elsewhere = [
-            line for _, line in await logs_of(tail, "else")
-        ]  # those that came while the loop itself was at work
+        # Those that came while the loop itself was at work.
+        elsewhere = [line for _, line in await logs_of(tail, "else")]
     signals = [int(line.split()[1]) for line in lines + elsewhere if line.startswith("signal ")]
-    assert Counter(signals) == Counter(range(int(ended.out)))
+    count, nested = map(int, ended.out.split())
+    assert len(signals) == len(set(signals)) == count - nested, (
+        "one that interrupts several others may be dropped, counted"
+    )
     assert any(line.startswith("signal ") for line in lines)
     assert [line for line in lines if line.startswith("line ")] == [f"line {number}" for number in range(3000)]
 
