@@ -38,6 +38,7 @@ __all__ = [
     "USAGE",
     "AmbiguousRun",
     "GroupInUse",
+    "NoGroup",
     "NoTask",
     "NotLoaded",
     "PortTaken",
@@ -95,6 +96,10 @@ class NotLoaded(TailraceError):
         self.files = frozenset(Path(file) for file in files)
 
 
+class NoGroup(TailraceError):
+    """Events wait for a group that no live worker has."""
+
+
 class NoTask(TailraceError):
     """This worker does not have the task."""
 
@@ -102,7 +107,7 @@ class NoTask(TailraceError):
 _CODES: Final[tuple[tuple[tuple[type[TailraceError], ...], int], ...]] = (
     ((ServerDenied,), DENIED),
     ((ServerError, NotConfigured), SERVER),
-    ((BadInput, SettingsError, NotAwaited, NotLoaded, NoTask), USAGE),
+    ((BadInput, SettingsError, NotAwaited, NotLoaded, NoTask, NoGroup), USAGE),
     ((RunNotFound, UnknownNamespace, UnknownGroup, UnknownSchedule), NOT_FOUND),
     (
         (RunExists, RunClosed, RunCorrupt, IllegalEvent, StaleAttempt, ThreadBusy, NotStarted, PortTaken, GroupInUse),

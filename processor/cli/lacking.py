@@ -1,4 +1,4 @@
-"""Tasks that runs wait for and that no worker has: what a worker says of them while it runs."""
+"""Tasks that runs wait for, and groups that events wait for, which no worker has: what a worker says of them while it runs."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from processor.cli.exits import NoTask
+from processor.cli.exits import NoGroup, NoTask
 from processor.cli.output import Output
 from processor.core.ago import ago
 from processor.core.errors import ServerError
 from processor.core.worker import Workers
 from processor.store.connection import speaking_of
 from processor.store.lag import Queued, read_queued
+from processor.store.standings import Standing, read_groups
 from processor.store.workers import list_workers
 
 if TYPE_CHECKING:
     from processor.worker.worker import Worker
 
-__all__ = ["lacking", "no_task", "tell_lacking", "tells"]
+__all__ = ["lacking", "no_group", "no_task", "tell_lacking", "tells"]
 
 log = structlog.get_logger("tailrace.worker")
 FIRST_LOOK_SECONDS: Final = 1.0  # those that began with it have announced themselves by then
@@ -36,7 +37,8 @@ def lacking(workers: Workers, queued: Sequence[Queued], tasks: Collection[str]) 
 
 def tells(workers: Workers, worker: Worker) -> bool:
     """Whether it is for this one to tell of them: of several alike on a machine one does."""
-    alike = (one for one in workers.alive if one.host == gethostname() and set(one.tasks) == set(worker.tasks))
+    has = (set(worker.tasks), set(worker.groups))
+    alike = (one for one in workers.alive if one.host == gethostname() and (set(one.tasks), set(one.groups)) == has)
     return worker.consumer == min((one.consumer for one in alike), default=worker.consumer)
 
 
@@ -62,24 +64,49 @@ def no_task(queued: Queued, modules: Sequence[str], found: Collection[str]) -> N
     )
 
 
+def no_group(standing: Standing, found: Collection[str]) -> NoGroup:
+    """found: the groups of the modules that this worker imported, also those that --groups leaves to others."""
+    name, waiting = standing.group.name, standing.backlog
+    events = f"{waiting} events wait" if waiting != 1 else "1 event waits"
+    waits = f'{events} for group "{name}" (oldest {ago(standing.oldest_ms / 1000)}), which no live worker has'
+    if name in found:
+        return NoGroup(
+            f"{waits}; --tasks or --groups leaves it to other workers.",
+            remedy=f"Start one that has it, or name it in --groups: --groups {name}",
+        )
+    return NoGroup(
+        f"{waits}.",
+        remedy="Start a worker whose module has its reactions: tailrace worker MODULE:TAIL   "
+        f"Or, if nobody needs it any more: tailrace groups delete {name}",
+    )
+
+
 async def tell_lacking(out: Output, worker: Worker, modules: Sequence[str], *, people: bool) -> None:
-    """Looks now and then, until cancelled, and warns of each such task when it appears. people: in a sentence."""
+    """Looks now and then, until cancelled, and warns of each such task or group when it appears. people: in a sentence."""
     known: set[str] = set()
+    known_groups: set[str] = set()
     session = await worker.tail.session()
     await asyncio.sleep(FIRST_LOOK_SECONDS)
     while True:
         try:
             with speaking_of(session.server.address.url):
                 now: list[Queued] = []
+                unattended: list[Standing] = []
                 if tells(await list_workers(session), worker):
                     now = lacking(*await read_queued(session), worker.tasks)
+                    groups = (await read_groups(session)).all
+                    unattended = [one for one in groups if one.unattended and one.group.name not in worker.groups]
         except ServerError as error:
             log.debug("lacking_unknown", error=error.code)  # the worker itself tells that the server is away
         else:
             for queued in now:
                 if queued.task not in known:
                     _warn(out, queued, modules, worker.tail.tasks, people)
+            for standing in unattended:
+                if standing.group.name not in known_groups:
+                    _warn_of_group(out, standing, worker.tail.reactions, people)
             known = {queued.task for queued in now}
+            known_groups = {standing.group.name for standing in unattended}
         await asyncio.sleep(LOOK_SECONDS)
 
 
@@ -90,3 +117,11 @@ def _warn(out: Output, queued: Queued, modules: Sequence[str], found: Collection
     seconds = round(queued.oldest_ms / 1000)
     told = {"task": queued.task, "runs": queued.runs, "oldest_seconds": seconds, "imported": list(modules)}
     log.warning("no_task", **told, found=sorted(found))
+
+
+def _warn_of_group(out: Output, standing: Standing, found: Collection[str], people: bool) -> None:
+    if people:
+        out.warning(no_group(standing, found))
+        return
+    seconds = round(standing.oldest_ms / 1000)
+    log.warning("no_group", group=standing.group.name, events=standing.backlog, oldest_seconds=seconds)

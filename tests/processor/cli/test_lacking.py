@@ -6,11 +6,12 @@ from socket import gethostname
 
 import pytest
 
-from processor.cli.lacking import lacking, no_task, tells
+from processor.cli.lacking import lacking, no_group, no_task, tells
 from processor.client.run import Run
 from processor.client.tailrace import Tailrace
 from processor.core.worker import Workers, WorkerState
 from processor.store.lag import Queued
+from processor.store.standings import Group, Position, Standing
 from processor.worker.worker import Worker
 
 NOW = 1_795_506_276_265
@@ -27,10 +28,18 @@ async def worker() -> Worker:
     return Worker(tail, consumer="b")
 
 
-def other(consumer: str, *tasks: str, host: str = "", stopped: int | None = None) -> WorkerState:
-    host = host or gethostname()
+def other(
+    consumer: str, *tasks: str, groups: tuple[str, ...] = (), host: str = "", stopped: int | None = None
+) -> WorkerState:
     return WorkerState(
-        consumer=consumer, host=host, pid=1, tasks=tasks or ("answer",), version="1", seen=NOW, stopped=stopped
+        consumer=consumer,
+        host=host or gethostname(),
+        pid=1,
+        tasks=tasks or ("answer", "tailrace.flow"),  # every worker has flows
+        groups=groups,
+        version="1",
+        seen=NOW,
+        stopped=stopped,
     )
 
 
@@ -57,6 +66,7 @@ def test_what_is_named(others: list[WorkerState], named: list[str]) -> None:
         ([other("c"), other("b")], True),
         ([other("a", host="another"), other("b")], True),  # each machine has its own log
         ([other("a", "answer", "more"), other("b")], True),
+        ([other("a", groups=("audit",)), other("b")], True),
         ([other("a", stopped=NOW), other("b")], True),
     ],
 )
@@ -80,3 +90,15 @@ def test_its_words() -> None:
     )
     assert "Perhaps" not in str(no_task(QUEUED[1], ["shop.tasks"], ["charge"]))
     assert no_task(Queued("x", 1, 0), ["tasks"], []).message.startswith('1 run waits for task "x" (oldest 0 s)')
+
+
+def test_its_words_for_a_group() -> None:
+    """The message says how many events wait, how long, and what to do; a group that --groups leaves out is told as such."""
+    position = Position(0, lag=11, pending=1, oldest=NOW - 41_000)
+    standing = Standing(NOW, Group("audit"), [], None, [position])
+    error = no_group(standing, ["stock"])
+    assert error.message == '12 events wait for group "audit" (oldest 41 s), which no live worker has.'
+    assert error.remedy.endswith("tailrace groups delete audit")
+    assert "leaves it to other workers" in no_group(standing, ["audit"]).message
+    one = Standing(NOW, Group("audit"), [], None, [Position(0, lag=1)])
+    assert no_group(one, []).message.startswith("1 event waits for group")

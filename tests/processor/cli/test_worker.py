@@ -17,7 +17,9 @@ from processor.client.tailrace import Tailrace
 from processor.core.worker import Workers
 from processor.store.workers import list_workers
 from tests.processor.cli.conftest import Cli, Terminal
+from tests.processor.store.logside import LogSide
 from tests.support.program import Program
+from tests.support.servers import TestServer
 from tests.support.until import until
 
 TASKS = """\
@@ -195,6 +197,26 @@ async def test_what_it_lacks(cli: Cli, terminal: Callable[..., Terminal]) -> Non
         " s), which this worker does not have. It imported tasks, more and found: answer, block, hold.\n  A task exists once "
     )
     await seen.shows("tasks has answer, hold; up to 100 at once, from unix://")
+    seen.press("\x03")
+    assert await seen.ended() == 130
+
+
+async def test_groups_that_nobody_has(cli: Cli, server: TestServer, terminal: Callable[..., Terminal]) -> None:
+    """Groups that events wait for and no live worker has are named too, once while they wait."""
+    async with Tailrace(cli.url) as tail:
+        side = LogSide(server, await tail.session())
+        await side.bind("audit")
+        await side.emit("a", 12)
+        side.close()
+    program = await begin(cli)
+    await program.says("no_group")
+    (found,) = told(program, "no_group")
+    assert (found["group"], found["events"], found["level"]) == ("audit", 12, "warning")
+    program.send(signal.SIGTERM)
+    assert await program.ended() == 0
+    seen = terminal("worker", "tasks:tail", env={"TAILRACE_REDIS_URL": cli.url})
+    await seen.shows('warning[no-group]: 12 events wait for group "audit" (oldest ', 20)
+    await seen.shows(" s), which no live worker has.\n  Start a worker whose module has its reactions")
     seen.press("\x03")
     assert await seen.ended() == 130
 
