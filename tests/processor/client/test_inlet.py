@@ -29,7 +29,7 @@ def raw_of(fields: Mapping[str, bytes | str]) -> list[bytes]:
 
 
 def entry(**fields: bytes | str) -> Entry:
-    return Entry.of(**fields)
+    return Entry("1-0", raw_of(fields))
 
 
 def default(**fields: bytes | str) -> Item | None:
