@@ -32,20 +32,36 @@ Middleware = Callable[["Run[Any]", CallNext], Awaitable[Any]]
 class Executing:
     """The execution that the present code belongs to."""
 
-    __slots__ = ("_waits", "called", "children", "ended", "events", "loop", "run", "task")
+    __slots__ = ("_called", "_children", "_waits", "ended", "events", "loop", "run", "task")
 
     def __init__(self, task: Task[..., Any] | None, run: Run[Any]) -> None:
         """task: None for a reaction, whose run is that of its event."""
         self.task, self.run = task, run
         self.loop = asyncio.get_running_loop()  # `.sync` in its threads works here
-        self.called: dict[str, int] = {}  # start hash → how many equal calls there were
-        self.children: set[str] = set()  # that its run's feed was told of
         self.events: Sequence[Event[Any]] = ()  # that a reaction handles
         self.ended = False
-        self._waits: set[Future[Any]] = set()  # of its threads
+        self._waits: set[Future[Any]] | None = None  # of its threads
+        self._called: dict[str, int] | None = None
+        self._children: set[str] | None = None
+
+    @property
+    def called(self) -> dict[str, int]:
+        """Start hash → how many equal calls there were."""
+        if self._called is None:
+            self._called = {}
+        return self._called
+
+    @property
+    def children(self) -> set[str]:
+        """That its run's feed was told of."""
+        if self._children is None:
+            self._children = set()
+        return self._children
 
     def wait(self, future: Future[T]) -> T:
         """In a thread of the execution: what the loop makes of it. Raises CancelledError where the execution is cancelled."""
+        if self._waits is None:
+            self._waits = set()
         self._waits.add(future)
         try:
             return future.result()
@@ -56,7 +72,7 @@ class Executing:
 
     def cancel_waits(self) -> None:
         """A thread cannot be cancelled; what it waits for can."""
-        for future in list(self._waits):
+        for future in list(self._waits or ()):
             future.cancel()
 
 

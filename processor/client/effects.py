@@ -93,5 +93,10 @@ class Effects:
         """What settle is given."""
         return [Output(run, events) for run, events in self._outputs.items()]
 
+    @property
+    def size(self) -> int:
+        """Bytes of their payloads."""
+        return self._bytes
+
     def __bool__(self) -> bool:
         return bool(self._outputs)

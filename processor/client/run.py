@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 from typing_extensions import TypeVar
@@ -30,7 +31,7 @@ from processor.core.errors import (
     RunNotFound,
     StaleAttempt,
 )
-from processor.core.events import GAP, Event, Fields, draft, plain, text_payload, text_tail
+from processor.core.events import GAP, Event, Fields, compose, draft, plain, text_payload, text_tail
 from processor.core.failure import words_of
 from processor.core.json import dumps
 from processor.core.lifecycle import TERMINAL
@@ -55,6 +56,12 @@ _TEXT_CHARS = (
     8000  # of one delta: at most six bytes a character in JSON, below the smallest event limit that makes sense
 )
 _TEXT_ALONE = text_tail({})
+
+
+@functools.lru_cache(1024)
+def _plain_head(type: str, attempt: int) -> bytes | None:
+    """The payload of an event up to its data; None for one of the run's lifecycle. Raises BadEvent."""
+    return None if is_lifecycle(check_type(type)) else compose(type, b"", attempt=attempt)[:-1]
 
 
 def _new_id() -> str:
@@ -82,23 +89,36 @@ class Run(Generic[R]):
     `task` its task's name.
     """
 
+    # What most handles never need stands here: a reaction's is made for each event.
     task: str = ""
+    attempt: int = 0
     _results: Results | None = None  # of the task that it was started by
     _awaited: frozenset[str] = frozenset()  # children that its function waits for
+    _labels: Mapping[str, str] = MappingProxyType({})
+    _live: Writer | None = None
+    _open_live: Callable[[], Writer] | None = None  # of an execution that has written nothing yet
+    _places: Places | None = None
+    _not_started = False  # it begins when the handler that started it is over
+    _execution: Execution | None = None  # of `async with`
+    _open_message: str | None = None
+    _asked: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, tail: Tailrace, id: str, *, labels: Mapping[str, str] | None = None) -> None:
         self.id = check_run(id)
-        self.attempt = 0
         self._tail = tail
-        self._labels = dict(check_labels(labels or {}))
-        self._live: Writer | None = None
-        self._open_live: Callable[[], Writer] | None = None  # of an execution that has written nothing yet
-        self._places: Places | None = None
-        self._not_started = False  # it begins when the handler that started it is over
-        self._execution: Execution | None = None  # of `async with`
-        self._open_message: str | None = None
-        self._asked: dict[str, int] = {}
-        self._asking = asyncio.Lock()
+        if labels:
+            self._labels = dict(check_labels(labels))
+
+    @classmethod
+    def _known(cls, tail: Tailrace, id: str) -> Run[Any]:
+        """Of a run that the server named."""
+        run: Run[Any] = cls.__new__(cls)
+        run.id, run._tail = id, tail
+        return run
+
+    @functools.cached_property
+    def _asking(self) -> asyncio.Lock:
+        return asyncio.Lock()
 
     def __repr__(self) -> str:
         return f"<Run {self.id}>"
@@ -129,10 +149,12 @@ class Run(Generic[R]):
         self, type: str, data: object = None, *, labels: Mapping[str, str] | None = None, traceparent: str | None = None
     ) -> Sent:
         """Any event; data: JSON, dataclass or pydantic model. The run's lifecycle has methods of its own."""
-        check_type(type)
+        head = _plain_head(type, self.attempt)
+        if head is not None and labels is None and traceparent is None:
+            return self._put((type, head + dumps(data) + b"}", (), ""))
         if labels:
             check_labels(labels)
-        if is_lifecycle(type):
+        if head is None:
             return self._emit_lifecycle(type, data, labels, traceparent)
         return self._put(draft(type, dumps(data), attempt=self.attempt, labels=labels, traceparent=traceparent))
 
@@ -472,5 +494,6 @@ class Run(Generic[R]):
 
     def _ask_id(self, question: str) -> str:
         """The same for the same question asked the same time, in every attempt."""
-        ordinal = self._asked[question] = self._asked.get(question, 0) + 1
+        ordinal = self._asked.get(question, 0) + 1
+        self._asked = {**self._asked, question: ordinal}
         return hashlib.sha256(f"{ordinal} {question}".encode()).hexdigest()[:16]

@@ -176,7 +176,8 @@ class Event(Generic[D]):
 
     __slots__ = ("_body", "_id", "payload", "run")
 
-    def __init__(self, run: str, id: FeedId, payload: bytes) -> None:
+    def __init__(self, run: str, id: FeedId | str, payload: bytes) -> None:
+        """id: as the server has it; its text is read when somebody asks for the number or the time."""
         self.run = run
         self._id = id
         self.payload = payload
@@ -185,26 +186,30 @@ class Event(Generic[D]):
     @property
     def id(self) -> str:
         """The cursor to go on behind this event; empty for a gap."""
+        if isinstance(self._id, str):
+            return self._id
         return str(self._id) if self._id.seq else ""
 
     @property
     def feed_id(self) -> FeedId:
+        if isinstance(self._id, str):
+            self._id = FeedId.parse(self._id)
         return self._id
 
     @property
     def seq(self) -> int:
-        return self._id.seq
+        return self.feed_id.seq
 
     @property
     def time(self) -> datetime:
         """When it was appended, by the server's clock."""
-        return datetime.fromtimestamp(self._id.ms / 1000, UTC)
+        return datetime.fromtimestamp(self.feed_id.ms / 1000, UTC)
 
     @property
     def raw(self) -> bytes:
-        if not self._id.seq:
+        if not self.feed_id.seq:
             return b"{" + self.payload
-        return envelope(self.run, self._id, self.payload)
+        return envelope(self.run, self.feed_id, self.payload)
 
     @property
     def type(self) -> str:

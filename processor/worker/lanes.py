@@ -42,6 +42,10 @@ class Ended(NamedTuple):
     outputs: Sequence[Output] = _NOTHING
     error: BaseException | None = None
     stopped: Stopped = ""
+    size: int = 0  # of the outputs, in bytes, about
+
+
+DONE: Final = Ended()
 
 
 class _Lane:
@@ -129,6 +133,10 @@ class Lanes:
     def _grow(self) -> None:
         """What is still queued after the lanes had their turn: they wait for something, and others begin beside them."""
         self._growing = False
+        if self._queue and not any(lane.call is not None for lane in self._lanes):  # they have not had it yet
+            self._growing = True
+            self._loop.call_soon(self._grow)
+            return
         idle = sum(1 for lane in self._lanes if lane.call is None)
         for _ in range(min(len(self._queue) - idle, self.reaction.policy.concurrency - len(self._lanes))):
             self._begin()
@@ -150,7 +158,7 @@ class Lanes:
     async def _call(self, lane: _Lane, call: Call) -> Ended:
         lane.call, lane.stopped = call, ""
         lane.deadline = self._loop.time() + self.reaction.policy.timeout_seconds
-        run: Run[Any] = Run(self.reaction.tail, call.deliveries[0].run)
+        run = Run._known(self.reaction.tail, call.deliveries[0].run)
         effects = Effects("", _nothing_live, self._max_event_bytes)
         effects.begin()
         here = enter_reaction(run, call.events)
@@ -163,7 +171,7 @@ class Lanes:
         finally:
             here.ended = True
             lane.call = None
-        return Ended(effects.outputs)
+        return Ended(effects.outputs, size=effects.size) if effects else DONE
 
     def _failed(self, lane: _Lane, error: BaseException) -> Ended:
         if isinstance(error, asyncio.CancelledError) and lane.stopped:

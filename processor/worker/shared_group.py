@@ -13,7 +13,6 @@ import structlog
 
 from processor.client.reaction import Group, Reaction
 from processor.client.renewal import Call as RenewalCall
-from processor.core.cursor import FeedId
 from processor.core.errors import IllegalEvent, ServerError
 from processor.core.events import Event
 from processor.observe import metrics
@@ -27,6 +26,9 @@ from processor.store.reacting import (
     claim,
     delivery_of,
     hold_command,
+    is_plain,
+    plain_answers,
+    plain_command,
     react_command,
     skip_command,
 )
@@ -70,6 +72,15 @@ class SharedGroup:
         self._settling: Settling[ReactUnit] = Settling(
             self._calls, self._script, self._command, lambda: self._session.keys, self._session.relaying.soon
         )
+        self._plain_script = self._session.scripts.named("react_plain")
+        self._plain: Settling[ReactUnit] = Settling(
+            self._calls,
+            self._plain_script,
+            self._plain_command,
+            lambda: self._session.keys,
+            self._session.relaying.soon,
+            answers=plain_answers,
+        )
         max_bytes = self._session.producer.max_event_bytes
         self._lanes = {id(one): Lanes(one, max_bytes, functools.partial(self._over, one)) for one in group.reactions}
         self._concurrency = sum(one.policy.concurrency for one in group.reactions)
@@ -86,6 +97,8 @@ class SharedGroup:
         self._skipping: set[asyncio.Task[None]] = set()
         self._trouble = ""
         self._found_nothing = False
+        self._waking = False
+        self._done = 0  # successes that are not counted yet
 
     @property
     def held(self) -> int:
@@ -201,7 +214,7 @@ class SharedGroup:
             key = delivery.partition, delivery.entry
             if key in self._held:
                 continue
-            event: Event[Any] = Event(delivery.run, FeedId.parse(delivery.id), delivery.payload)
+            event: Event[Any] = Event(delivery.run, delivery.id, delivery.payload)
             reaction = None if delivery.group and delivery.group != self.group.name else self.group.of(event)
             if reaction is None:
                 if self._is_for_others(delivery, event):
@@ -269,7 +282,7 @@ class SharedGroup:
                 return True
         self._alone_since = None
         delivery = self._suspects.popleft()
-        event: Event[Any] = Event(delivery.run, FeedId.parse(delivery.id), delivery.payload)
+        event: Event[Any] = Event(delivery.run, delivery.id, delivery.payload)
         reaction = self.group.of(event)
         assert reaction is not None  # it was set aside for its reaction
         log.warning("suspect_runs_alone", group=self.group.name, run=delivery.run, tries=delivery.tries)
@@ -285,18 +298,19 @@ class SharedGroup:
 
     def _over(self, reaction: Reaction, call: Call, ended: Ended) -> None:
         """A call ended, in its lane's turn."""
-        self._wake()
-        if ended.stopped == "drop":
+        if ended.error is None and not ended.stopped:
+            unit = ReactUnit(call.deliveries, "done", ended.outputs, size=ended.size)
+            self._put_done(unit, functools.partial(self._settled, reaction, call, unit))
             return
-        if ended.stopped == "release":
-            self._give_back(call.deliveries)
-        elif ended.error is None:
-            tell = functools.partial(self._settled, reaction)
-            self._settling.put(
-                call.deliveries[0].partition, ReactUnit(call.deliveries, "done", ended.outputs), tell_of(tell, call)
-            )
-        else:
+        if ended.error is not None:
             self._failed(reaction, call, ended.error)
+        elif ended.stopped == "release":
+            self._give_back(call.deliveries)
+        self._wake()
+
+    def _put_done(self, unit: ReactUnit, tell: Callable[[Settled], None]) -> None:
+        settling = self._plain if is_plain(unit) else self._settling
+        settling.put(unit.deliveries[0].partition, unit, tell)
 
     def _failed(self, reaction: Reaction, call: Call, error: BaseException) -> None:
         """Each of a batch fails for itself."""
@@ -319,17 +333,22 @@ class SharedGroup:
         metrics.reactions_total.labels(group=self.group.name, outcome=unit.verb).inc()
         self._settling.put(unit.deliveries[0].partition, unit, lambda answer: self._forget(unit.deliveries, answer))
 
-    def _settled(self, reaction: Reaction, call: Call, answer: Settled) -> None:
+    def _settled(self, reaction: Reaction, call: Call, unit: ReactUnit, answer: Settled) -> None:
         """A success was answered."""
+        if answer.word == "general":
+            self._settling.put(
+                call.deliveries[0].partition, unit, functools.partial(self._settled, reaction, call, unit)
+            )
+            return
         if answer.word == "refused":
             refused = IllegalEvent(
                 f"what the reaction did to a run was refused: {answer.detail}.", run=call.deliveries[0].run
             )
             self._failed(reaction, call, refused)
             return
-        metrics.reactions_total.labels(group=self.group.name, outcome="done").inc(len(call.deliveries))
         if answer.word == "stale":  # some of a batch were taken over: those that were not are still here
             self._own_seen = -1
+        self._done += len(call.deliveries)
         self._forget(call.deliveries, answer)
 
     def _forget(self, deliveries: Sequence[Delivery], answer: Settled) -> None:
@@ -337,6 +356,15 @@ class SharedGroup:
             log.error("react_failed", group=self.group.name, run=deliveries[0].run, message=answer.detail)
         for delivery in deliveries:
             self._held.pop((delivery.partition, delivery.entry), None)
+        if not self._waking:  # once for all that one call settled
+            self._waking = True
+            self._loop.call_soon(self._settled_some)
+
+    def _settled_some(self) -> None:
+        self._waking = False
+        if self._done:
+            metrics.reactions_total.labels(group=self.group.name, outcome="done").inc(self._done)
+            self._done = 0
         self._wake()
 
     def _give_back(self, deliveries: Sequence[Delivery]) -> None:
@@ -457,13 +485,18 @@ class SharedGroup:
         await self._until(lambda: not self.running, seconds)
         for lanes in self._lanes.values():
             lanes.stop("release")
-        await self._until(lambda: not self.running and not self._settling.unsettled, SETTLE_SECONDS)
-        return not self.running and not self._settling.unsettled
+        await self._until(lambda: not self.running and not self._unsettled, SETTLE_SECONDS)
+        return not self.running and not self._unsettled
+
+    @property
+    def _unsettled(self) -> int:
+        return self._settling.unsettled + self._plain.unsettled
 
     async def close(self) -> None:
         for lanes in self._lanes.values():
             await lanes.close()
         await self._settling.close()
+        await self._plain.close()
         for task in list(self._skipping):
             task.cancel()
         await asyncio.gather(*self._skipping, return_exceptions=True)
@@ -481,6 +514,11 @@ class SharedGroup:
         session = self._session
         return react_command(self._script, session.limits, session.keys, partition, self.group.name, units)
 
+    def _plain_command(self, partition: int, units: Sequence[ReactUnit]) -> tuple[bytes | str | int, ...]:
+        session = self._session
+        keys = session.keys.partitions[partition]
+        return plain_command(self._plain_script, session.limits, keys, self.group.name, self._consumer, units)
+
     def _wake(self) -> None:
         self._changed.set()
         self._changed_outside()
@@ -497,7 +535,3 @@ class SharedGroup:
         deadline = self._loop.time() + seconds
         while not condition() and self._loop.time() < deadline:
             await self._change(min(LOOK_SECONDS, max(0.0, deadline - self._loop.time())))
-
-
-def tell_of(tell: Callable[[Call, Settled], None], call: Call) -> Callable[[Settled], None]:
-    return lambda answer: tell(call, answer)

@@ -8,7 +8,14 @@ from typing import Any
 from processor.core.events import draft, plain
 from processor.core.keys import Keyspace
 from processor.store.executing import Output
-from processor.store.reacting import Delivery, ReactUnit, react_command, skip_command
+from processor.store.reacting import (
+    Delivery,
+    ReactUnit,
+    plain_answers,
+    plain_command,
+    react_command,
+    skip_command,
+)
 from processor.store.scripts import Batch
 from tests.processor.store.stage import LAYOUT, Stage
 
@@ -48,6 +55,18 @@ def _react(stage: Stage) -> None:
     assert answers in ([b"settled"] * 3, [b"done"] * 3)
 
 
+def _react_plain(stage: Stage) -> None:
+    """Two units of one run, and one of a run that is not there."""
+    one, two, three = _delivered(stage, 3)
+    event = plain("seen", b'"type":"seen","data":1}')
+    units = [ReactUnit([each], "done", [Output("d", [event])]) for each in (one, two)]
+    units.append(ReactUnit([three._replace(run="nobody")], "done", [Output("nobody", [event])]))
+    script = stage.scripts.named("react_plain")
+    command = plain_command(script, stage.limits, stage.keys, "g", "me", units)
+    words = [answer.word for answer in plain_answers(stage.run(stage.scripts.send(script, command)), units)]
+    assert words in (["settled", "settled", "general"], ["done", "done", "general"])
+
+
 def _skip(stage: Stage) -> None:
     entries = [one.entry for one in _delivered(stage, 2)]
     script = stage.scripts.named("skip")
@@ -57,4 +76,4 @@ def _skip(stage: Stage) -> None:
     assert stage.client.xpending(stage.keys.log, "g")["pending"] == 0
 
 
-REACTIONS_TWICE: dict[str, Callable[[Stage], None]] = {"react": _react, "skip": _skip}
+REACTIONS_TWICE: dict[str, Callable[[Stage], None]] = {"react": _react, "react_plain": _react_plain, "skip": _skip}
