@@ -14,7 +14,7 @@ import structlog
 from pydantic import BaseModel
 
 from processor import Run, Tailrace
-from processor.cache import Hit, cached
+from processor.cache import Hit, cached, entries
 from processor.cache.engine import calls_total
 from processor.core.errors import BadInput
 from tests.support.servers import TestServer
@@ -308,6 +308,30 @@ async def test_who_is_cancelled_takes_nobody_along(tail: Tailrace) -> None:
     assert cancelled.is_set()
     go_on.set()
     async with asyncio.timeout(5):  # far below the claim's term
+        assert await f() == "done"
+
+
+async def test_who_is_cancelled_while_it_asks(tail: Tailrace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A claim whose answer nobody heard is given up: others need not wait for its end."""
+    taken, take = asyncio.Event(), entries.take
+
+    async def slow(*args: Any) -> Any:
+        answer = await take(*args)
+        taken.set()
+        await asyncio.sleep(60)
+        return answer
+
+    @cached(tail, ttl_seconds=60, claim_seconds=60)
+    async def f() -> str:
+        return "done"
+
+    monkeypatch.setattr(entries, "take", slow)
+    asking = asyncio.create_task(f())
+    await taken.wait()
+    asking.cancel()
+    await asyncio.wait([asking])
+    monkeypatch.setattr(entries, "take", take)
+    async with asyncio.timeout(5):
         assert await f() == "done"
 
 

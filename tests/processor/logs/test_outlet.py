@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +18,7 @@ from processor.logs.lines import Line
 from processor.logs.outlet import Outlet, outlet
 from processor.logs.targets import Outside
 from tests.support.program import Program
-from tests.support.servers import TestServer
+from tests.support.servers import Daemon, TestServer
 from tests.support.until import until
 
 
@@ -78,6 +80,35 @@ async def test_a_task_that_logs_too_much(
     await run.result(5)
     logs = await logs_of(tail, run.id)
     assert [line for level, line in logs if level == "info"] == [*(str(n) for n in range(64)), "end"]
+    assert [line for level, line in logs if level == "warning"] == [
+        "36 log records were dropped: there were too many to send"
+    ]
+
+
+async def test_a_server_that_goes_and_comes(
+    namespace: str, logger: logging.Logger, handled: Callable[..., Handler], small: Outlet
+) -> None:
+    """While it is away records are kept up to the bound; back again, it gets them in order, and is told of the others."""
+    with tempfile.TemporaryDirectory(prefix="tailrace-test-") as folder:
+        daemon = Daemon("valkey", Path(folder), ("--appendonly", "yes"))
+        daemon.start()
+        try:
+            tail = Tailrace(daemon.url, namespace=namespace)
+            handler = handled(tail, run="r", flush_seconds=10)
+            logger.info("before")
+            await asyncio.to_thread(handler.flush)
+            await asyncio.to_thread(daemon.kill)
+            for number in range(100):
+                logger.info("%d", number)
+            await asyncio.to_thread(daemon.start)
+            await asyncio.to_thread(handler.flush)
+            async with tail:
+                logs = await logs_of(tail, "r")
+            await asyncio.to_thread(tail.background.call, tail.close())
+            tail.background.stop()
+        finally:
+            daemon.kill()
+    assert [line for level, line in logs if level == "info"] == ["before", *map(str, range(64))]
     assert [line for level, line in logs if level == "warning"] == [
         "36 log records were dropped: there were too many to send"
     ]
