@@ -21,7 +21,7 @@ from tests.support.program import Program
 from tests.support.recorded import log_files
 from tests.support.until import until
 
-SECONDS = 7.0  # of writing
+SECONDS = 5.0  # of writing
 HISTORY = 40  # rotated files that stay
 
 
