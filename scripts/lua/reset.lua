@@ -74,7 +74,7 @@ end
 
 local function fence()
   local fields = redis.call('HGETALL', lease)
-  local token, given_up = '0', { 'owner', 'until', 'last' }
+  local token, given_up = '0', { 'owner', 'until', 'last', 'lost' }
   for i = 1, #fields, 2 do
     local field = fields[i]
     if field == 'token' then
