@@ -113,5 +113,6 @@ async def test_its_inlets_take_entries(server: TestServer, namespace: str, shop:
             ("order.noted", "gift"),
         ]
         letters = await execute(session.redis, "XRANGE", session.keys.partitions[0].dead_group("orders"), "-", "+")
-        assert [fields[b"reason"] for _, fields in letters] == [b"there is no field cents; it has kind, order"]
+        errors = [json.loads(fields[b"f"])["error"] for _, fields in letters]
+        assert errors == ["there is no field cents; it has kind, order"]
         await execute(session.redis, "DEL", "orders", "payments")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Literal
 
 from processor.core.events import Fields
 
@@ -49,6 +49,7 @@ class Letter:
     reason: str
     raw: Sequence[bytes] = ()
     run: str = ""  # where it was to go, as far as that is known
+    kind: Literal["error", "refused"] = "error"  # of the function and what it gave, or by the run
     traceback: str = ""
 
 
@@ -161,7 +162,7 @@ class Lane:
             return
         item = self._queue[0]
         assert item is parcel.items[0], "a refused entry is the first that was not taken"
-        self._queue[0] = replace(item, letter=Letter(why, item.raw, item.run))
+        self._queue[0] = replace(item, letter=Letter(why, item.raw, item.run, "refused"))
 
     def _go_alone(self) -> None:
         self._alone = True

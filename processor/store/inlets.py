@@ -11,10 +11,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from processor.core.chain import Outcome
 from processor.core.inlet import NOTHING, Letter, Parcel
+from processor.core.json import dumps
 from processor.store.line import Line
 from processor.store.scripts import Packing
 from processor.store.space import Scripted
+from processor.store.writer import refusal
 
 __all__ = ["RawEntry", "Source", "State", "Stream", "Target"]
 
@@ -158,10 +161,11 @@ class Target:
 
 
 def _letter_fields(id: str, letter: Letter) -> list[bytes | str | int]:
-    """What stands in a letter: `x` the entry, `reason`, `r` the run, and the entry's own fields behind `f:`."""
-    told: list[bytes | str | int] = ["x", id, "reason", letter.reason, "r", letter.run]
-    if letter.traceback:
-        told += ("traceback", letter.traceback)
+    """What stands in a letter: `r` the run, `x` the entry, `f` why, as letters of groups have it, and the entry's own fields
+    behind `f:`."""
+    why = {"error": _error(letter), "reason": letter.kind, "attempts": 1}
+    told: list[bytes | str | int] = ["r", letter.run, "x", id]
+    told += ("f", dumps(why | ({"traceback": letter.traceback} if letter.traceback else {})))
     room, raw = LETTER_BYTES, letter.raw
     for at in range(0, len(raw), 2):
         room -= len(raw[at]) + len(raw[at + 1])
@@ -170,3 +174,11 @@ def _letter_fields(id: str, letter: Letter) -> list[bytes | str | int]:
             break
         told += (b"f:" + raw[at], raw[at + 1])
     return told
+
+
+def _error(letter: Letter) -> str:
+    """In words: what a run says is an outcome as scripts write it."""
+    word, _, rest = letter.reason.partition(" ")
+    if letter.kind == "error" or word not in ("closed", "illegal", "busy", "exists"):
+        return letter.reason
+    return refusal(letter.run, "it", Outcome(word, detail=rest.partition(" ")[2])).message

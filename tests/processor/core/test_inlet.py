@@ -112,7 +112,7 @@ def test_a_refused_entry_becomes_a_letter() -> None:
     assert ids(sent) == [("1-0", "2-0", ["2-0"])]
     lane.answered(sent, ["refused closed 1 succeeded 5-5"])
     (parcel,) = lane.next()
-    assert parcel.letter == Letter("closed 1 succeeded 5-5", [b"n", b"2"], "r")
+    assert parcel.letter == Letter("closed 1 succeeded 5-5", [b"n", b"2"], "r", "refused")
     lane.answered([parcel], ["taken"])
     assert ids(lane.next()) == [("2-0", "3-0", ["3-0"])]
 
@@ -126,7 +126,7 @@ def test_a_script_that_stops_is_narrowed_down() -> None:
     sent = lane.next()
     assert ids(sent) == [("0-0", "1-0", ["1-0"])]
     lane.stopped(sent, "corrupt")
-    assert lane.next()[0].letter == Letter("corrupt", (), "r1")
+    assert lane.next()[0].letter == Letter("corrupt", (), "r1", "refused")
 
 
 def test_another_partition_than_was_thought() -> None:

@@ -155,7 +155,7 @@ async def test_events_of_relays_are_never_refused_for_backlog(scene: Scene) -> N
 async def test_letters_stand_in_the_chain(scene: Scene) -> None:
     """A letter has the entry's fields, cut where they are too much, and moves the mark as a taken entry does."""
     raw = [b"run", b"\xff", b"big", b"x" * 70_000, b"more", b"1"]
-    letter = Letter("no run", raw, "r", "Traceback …")
+    letter = Letter("no run", raw, "r", traceback="Traceback …")
     aside = Parcel("1-0", "2-0", [Item("2-0", "r", letter=letter)])
     assert await scene.target.send(0, [aside]) == ["hole 0-0"]
     assert await scene.send(parcel(0, 1)) == ["taken"]
@@ -163,10 +163,9 @@ async def test_letters_stand_in_the_chain(scene: Scene) -> None:
     assert await scene.send(parcel(2, 3)) == ["taken"]
     [(_, fields)] = await scene.ask("XRANGE", scene.session.keys.partitions[0].dead_group("orders"), "-", "+")
     assert fields == {
-        b"x": b"2-0",
-        b"reason": b"no run",
         b"r": b"r",
-        b"traceback": "Traceback …".encode(),
+        b"x": b"2-0",
+        b"f": '{"error":"no run","reason":"error","attempts":1,"traceback":"Traceback …"}'.encode(),
         b"f:run": b"\xff",
         b"cut": b"2",
     }

@@ -19,6 +19,8 @@ from processor.client.inlet import Entry, Inlet, Into, Map
 from processor.core.settings import Settings
 from processor.observe import metrics
 from processor.store.connection import execute
+from processor.store.dead import Wanted
+from processor.store.dead import letters as find_letters
 from processor.worker import inlets as module
 from processor.worker.inlets import Taking
 from processor.worker.singletons import Singletons
@@ -197,8 +199,11 @@ async def test_bad_entries_are_set_aside_and_it_goes_on(shop: Shop) -> None:
     assert await shop.ask("XLEN", session.keys.partitions[0].dead_group(STREAM)) == 10
     letters = await shop.letters()
     assert [letter[b"f:data"] for letter in letters] == [b"%d" % n for n in range(10, 101, 10)]
-    assert {letter[b"reason"] for letter in letters} == {b"ValueError: tens are not taken"}
-    assert all(b"tens are not taken" in letter[b"traceback"] for letter in letters)
+    whys = [json.loads(letter[b"f"]) for letter in letters]
+    assert {(why["error"], why["reason"]) for why in whys} == {("ValueError: tens are not taken", "error")}
+    assert all("tens are not taken" in why["traceback"] for why in whys)
+    dead = [letter async for letter in find_letters(session, Wanted(group=STREAM))]
+    assert {(letter.group, letter.error, letter.reason) for letter in dead} == {(STREAM, whys[0]["error"], "error")}
     assert metrics.inlet_entries_total.labels(STREAM, "set_aside")._value.get() == before + 10
     assert sum(line.get("entries", 0) for line in logs if line["event"] == "inlet_entries_set_aside") == 10
 
@@ -216,7 +221,8 @@ async def test_what_a_run_refuses_is_set_aside(shop: Shop) -> None:
     assert await shop.data("r4") == [*range(4, 51, 5)]
     letters = await shop.letters()
     assert [letter[b"f:data"] for letter in letters] == [b"%d" % n for n in range(3, 51, 5)]
-    assert all(letter[b"reason"].startswith(b"closed 1 succeeded") for letter in letters)
+    whys = [json.loads(letter[b"f"]) for letter in letters]
+    assert all(why["error"].startswith("run r3 ended as succeeded") and why["reason"] == "refused" for why in whys)
     session = await shop.tail.session()
     assert await shop.ask("XLEN", session.keys.of("r3").dead_group(STREAM)) == 10
 
