@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, Literal, NamedTuple
 
-from processor.core.events import is_increment
 from processor.core.keys import Keyspace, PartitionKeys
-from processor.store.executing import Output, Settled, parcel
+from processor.store.executing import Output, parcel
 from processor.store.scripts import Limits, Packing, Script
 from processor.store.space import Scripted
 
@@ -19,9 +18,6 @@ __all__ = [
     "claim",
     "delivery_of",
     "hold_command",
-    "is_plain",
-    "plain_answers",
-    "plain_command",
     "react_command",
     "skip_command",
 ]
@@ -119,52 +115,6 @@ async def claim(
     return Claimed(word.decode(), found, len(gone), last.decode())
 
 
-def is_plain(unit: ReactUnit) -> bool:
-    """Whether it adds one plain fact to the run of its event, and nothing else: react_plain settles it."""
-    if unit.verb != "done" or len(unit.deliveries) != 1 or len(unit.outputs) != 1:
-        return False
-    run, events = unit.outputs[0]
-    if run != unit.deliveries[0].run or len(events) != 1:
-        return False
-    type = events[0][0]
-    return not type.startswith("run.") and not is_increment(type)
-
-
-def plain_command(
-    script: Script, limits: Limits, keys: PartitionKeys, group: str, consumer: str, units: Sequence[ReactUnit]
-) -> Command:
-    """react_plain.lua's call for units of one partition; `plain_answers` reads what it answers."""
-    of_run: dict[str, list[bytes | str | int]] = {}
-    for unit in units:
-        one = unit.deliveries[0]
-        found = of_run.get(one.run)
-        if found is None:
-            of_run[one.run] = [one.run, 1, one.entry, unit.outputs[0].events[0][1]]
-        else:
-            found[1] += 1  # type: ignore[operator]  # the count
-            found += (one.entry, unit.outputs[0].events[0][1])
-    args: list[bytes | str | int] = [group, consumer, limits.feed]
-    names = [keys.meta, keys.log]
-    run_key, feed_key, channel_key = keys.run(""), keys.feed(""), keys.channel("")
-    for run, words in of_run.items():
-        names += (run_key + run, feed_key + run, channel_key + run)
-        args += words
-    return (b"EVALSHA", script.sha, len(names), *names, *args)
-
-
-def plain_answers(reply: Sequence[bytes], units: Sequence[ReactUnit]) -> list[Settled]:
-    """One for each unit, in their order: the call has them by run."""
-    if len(reply) < len(units):
-        return [SETTLED] * len(units)
-    at: dict[str, list[int]] = {}
-    for n, unit in enumerate(units):
-        at.setdefault(unit.deliveries[0].run, []).append(n)
-    told = [SETTLED] * len(units)
-    for n, word in zip((n for places in at.values() for n in places), reply, strict=True):
-        told[n] = Settled(word.decode())
-    return told
-
-
 def hold_command(script: Script, log: str, group: str, consumer: str, entries: Sequence[str]) -> Command:
     """hold.lua's call. log: the key."""
     return (b"EVALSHA", script.sha, 1, log, group, consumer, *entries)
@@ -175,7 +125,6 @@ def skip_command(script: Script, keys: PartitionKeys, group: str, version: str, 
     return (b"EVALSHA", script.sha, 2, keys.meta, keys.log, group, version, *entries)
 
 
-SETTLED: Final = Settled("settled")
 _SHARED: Final = Lease("", "")
 
 

@@ -65,14 +65,8 @@ class Settling(Generic[U]):
         command: Callable[[int, Sequence[U]], Command],
         keyspace: Callable[[], Keyspace],
         relay: Callable[[int], None],
-        *,
-        answers: Callable[[Sequence[bytes], Sequence[U]], list[Settled]] | None = None,
     ) -> None:
-        """command: the script's call for units of a partition. relay: told of a partition whose outbox got something.
-
-        answers: reads the script's reply; one answer for each unit by default.
-        """
-        self._answers = answers or (lambda reply, units: [Settled.parse(answer) for answer in reply])
+        """command: the script's call for units of a partition. relay: told of a partition whose outbox got something."""
         self._line, self._script, self._command = line, script, command
         self._keyspace, self._relay = keyspace, relay
         self._queues: dict[int, deque[_Waiting[U]]] = {}
@@ -158,7 +152,7 @@ class Settling(Generic[U]):
         told = False
         while True:
             try:
-                reply = await self._line.script(self._script, *self._command(partition, units))
+                answers = await self._line.script(self._script, *self._command(partition, units))
             except ServerError as error:
                 if failed_in_script(error):
                     return [Settled("failed", error.message)] if len(units) == 1 else None
@@ -167,7 +161,7 @@ class Settling(Generic[U]):
                 told = True
                 await asyncio.sleep(RETRY_SECONDS * (0.5 + random.random()))
             else:
-                return self._answers(reply, units)
+                return [Settled.parse(answer) for answer in answers]
 
     async def close(self, *, seconds: float = 0) -> None:
         """Waits so long for answers. Whatever has none by then is settled by whoever claims its entry."""

@@ -17,6 +17,7 @@ from processor.core.errors import IllegalEvent, ServerError
 from processor.core.events import Event
 from processor.observe import metrics
 from processor.store.connection import speaking_of
+from processor.store.emitting import Emitting, emitted
 from processor.store.executing import Settled
 from processor.store.groups import Bound, bind
 from processor.store.line import Line
@@ -26,9 +27,6 @@ from processor.store.reacting import (
     claim,
     delivery_of,
     hold_command,
-    is_plain,
-    plain_answers,
-    plain_command,
     react_command,
     skip_command,
 )
@@ -45,7 +43,7 @@ log = structlog.get_logger("tailrace.reactions")
 BLOCK_SECONDS: Final = 0.5  # a stop waits as long
 ANSWER_SECONDS: Final = 5.0  # behind the end of a block
 RETRY_SECONDS: Final = 0.2
-MAX_WINDOW: Final = 1000  # entries in hands, where calls are over at once
+MAX_WINDOW: Final = 4000  # entries in hands, where calls are over at once
 SLOW_SECONDS: Final = 0.25  # what waits so long for a lane is better off with another worker
 ELSEWHERE_SECONDS: Final = 5.0  # an event for whom another member has the handler
 SETTLE_SECONDS: Final = 5.0  # for the last answers; what has none is claimed
@@ -53,6 +51,7 @@ LOOK_SECONDS: Final = 0.02
 CLAIMED_AT_ONCE: Final = 100
 TELL_SECONDS: Final = 60.0  # what it binds is kept alive
 NOTHING: Final = b'"type":"","data":null}'  # the event of an entry that somebody added by hand
+_End = tuple[Reaction, Call, Ended]  # of a call that succeeded
 
 
 class SharedGroup:
@@ -72,15 +71,10 @@ class SharedGroup:
         self._settling: Settling[ReactUnit] = Settling(
             self._calls, self._script, self._command, lambda: self._session.keys, self._session.relaying.soon
         )
-        self._plain_script = self._session.scripts.named("react_plain")
-        self._plain: Settling[ReactUnit] = Settling(
-            self._calls,
-            self._plain_script,
-            self._plain_command,
-            lambda: self._session.keys,
-            self._session.relaying.soon,
-            answers=plain_answers,
+        self._emitting: Emitting[_End] = Emitting(
+            self._calls, self._session, self._session.limits, group.name, self._consumer, self._emitted, self._look
         )
+        self._done = metrics.reactions_total.labels(group=group.name, outcome="done")
         max_bytes = self._session.producer.max_event_bytes
         self._lanes = {id(one): Lanes(one, max_bytes, functools.partial(self._over, one)) for one in group.reactions}
         self._concurrency = sum(one.policy.concurrency for one in group.reactions)
@@ -97,8 +91,6 @@ class SharedGroup:
         self._skipping: set[asyncio.Task[None]] = set()
         self._trouble = ""
         self._found_nothing = False
-        self._waking = False
-        self._done = 0  # successes that are not counted yet
 
     @property
     def held(self) -> int:
@@ -299,8 +291,7 @@ class SharedGroup:
     def _over(self, reaction: Reaction, call: Call, ended: Ended) -> None:
         """A call ended, in its lane's turn."""
         if ended.error is None and not ended.stopped:
-            unit = ReactUnit(call.deliveries, "done", ended.outputs, size=ended.size)
-            self._put_done(unit, functools.partial(self._settled, reaction, call, unit))
+            self._succeeded(reaction, call, ended)
             return
         if ended.error is not None:
             self._failed(reaction, call, ended.error)
@@ -308,9 +299,32 @@ class SharedGroup:
             self._give_back(call.deliveries)
         self._wake()
 
-    def _put_done(self, unit: ReactUnit, tell: Callable[[Settled], None]) -> None:
-        settling = self._plain if is_plain(unit) else self._settling
-        settling.put(unit.deliveries[0].partition, unit, tell)
+    def _succeeded(self, reaction: Reaction, call: Call, ended: Ended) -> None:
+        if len(call.deliveries) == 1:
+            one = call.deliveries[0]
+            found = emitted(one.entry, ended.outputs, one.partition, one.run, self._session.keys)
+            if found is not None:
+                self._emitting.put(one.partition, found, (reaction, call, ended))
+                return
+        self._settle_call((reaction, call, ended))
+
+    def _settle_call(self, end: _End) -> None:
+        """By react.lua."""
+        reaction, call, ended = end
+        unit = ReactUnit(call.deliveries, "done", ended.outputs, size=ended.size)
+        self._settling.put(call.deliveries[0].partition, unit, functools.partial(self._settled, reaction, call))
+
+    def _emitted(self, ends: Sequence[_End]) -> None:
+        """Their successes were answered, each of one entry."""
+        self._done.inc(len(ends))
+        for _, call, _ in ends:
+            delivery = call.deliveries[0]
+            self._held.pop((delivery.partition, delivery.entry), None)
+        self._wake()
+
+    def _look(self, ends: Sequence[_End]) -> None:
+        for end in ends:
+            self._settle_call(end)
 
     def _failed(self, reaction: Reaction, call: Call, error: BaseException) -> None:
         """Each of a batch fails for itself."""
@@ -348,7 +362,7 @@ class SharedGroup:
             return
         if answer.word == "stale":  # some of a batch were taken over: those that were not are still here
             self._own_seen = -1
-        self._done += len(call.deliveries)
+        self._done.inc(len(call.deliveries))
         self._forget(call.deliveries, answer)
 
     def _forget(self, deliveries: Sequence[Delivery], answer: Settled) -> None:
@@ -356,15 +370,6 @@ class SharedGroup:
             log.error("react_failed", group=self.group.name, run=deliveries[0].run, message=answer.detail)
         for delivery in deliveries:
             self._held.pop((delivery.partition, delivery.entry), None)
-        if not self._waking:  # once for all that one call settled
-            self._waking = True
-            self._loop.call_soon(self._settled_some)
-
-    def _settled_some(self) -> None:
-        self._waking = False
-        if self._done:
-            metrics.reactions_total.labels(group=self.group.name, outcome="done").inc(self._done)
-            self._done = 0
         self._wake()
 
     def _give_back(self, deliveries: Sequence[Delivery]) -> None:
@@ -490,13 +495,13 @@ class SharedGroup:
 
     @property
     def _unsettled(self) -> int:
-        return self._settling.unsettled + self._plain.unsettled
+        return self._settling.unsettled + self._emitting.unsettled
 
     async def close(self) -> None:
         for lanes in self._lanes.values():
             await lanes.close()
         await self._settling.close()
-        await self._plain.close()
+        await self._emitting.close()
         for task in list(self._skipping):
             task.cancel()
         await asyncio.gather(*self._skipping, return_exceptions=True)
@@ -513,11 +518,6 @@ class SharedGroup:
     def _command(self, partition: int, units: Sequence[ReactUnit]) -> tuple[bytes | str | int, ...]:
         session = self._session
         return react_command(self._script, session.limits, session.keys, partition, self.group.name, units)
-
-    def _plain_command(self, partition: int, units: Sequence[ReactUnit]) -> tuple[bytes | str | int, ...]:
-        session = self._session
-        keys = session.keys.partitions[partition]
-        return plain_command(self._plain_script, session.limits, keys, self.group.name, self._consumer, units)
 
     def _wake(self) -> None:
         self._changed.set()

@@ -1,7 +1,7 @@
 -- Feed IDs `<seq>-<ms>` as two numbers.
 --
 -- split_id(id)          0, 0 for false
--- whole(n)              an integer as text; below 1e14 Lua's own form is exact and cheaper than format
+-- whole(n)              an integer of zero or more as text; below 1e14 Lua's own form is exact and cheaper than format
 
 local function split_id(id)
   if not id then
@@ -11,15 +11,24 @@ local function split_id(id)
   return tonumber(string.sub(id, 1, dash - 1)), tonumber(string.sub(id, dash + 1))
 end
 
-local smalls = {} -- positions, attempts, tries: the same few all through a call, and a number's text costs 2,000 instructions
+-- A number's text costs as much as a small command, so the two last digits are cut out of a text, and what stands before them is kept:
+-- numbers of a call are the same few, or follow each other.
+local DIGITS = '0001020304050607080910111213141516171819202122232425262728293031323334353637383940414243444546474849'
+  .. '5051525354555657585960616263646566676869707172737475767778798081828384858687888990919293949596979899'
+local hundreds = {}
 local function whole(n)
-  local text = smalls[n]
-  if text then
-    return text
+  if n >= 1e14 then
+    return string.format('%.0f', n)
   end
-  text = n < 1e14 and n .. '' or string.format('%.0f', n)
+  local rest = n % 100
   if n < 100 then
-    smalls[n] = text
+    return string.sub(DIGITS, rest < 10 and 2 * rest + 2 or 2 * rest + 1, 2 * rest + 2)
   end
-  return text
+  local above = (n - rest) / 100
+  local text = hundreds[above]
+  if not text then
+    text = above .. ''
+    hundreds[above] = text
+  end
+  return text .. string.sub(DIGITS, 2 * rest + 1, 2 * rest + 2)
 end

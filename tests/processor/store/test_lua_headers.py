@@ -12,8 +12,8 @@ from processor.core.events import draft
 from processor.store.scripts import Batch, Packing, load_script, partition_keys
 from tests.processor.store.stage import LAYOUT, Stage
 from tests.processor.store.twice_execution import EXECUTIONS_TWICE
-from tests.processor.store.twice_reactions import REACTIONS_TWICE
 from tests.processor.store.twice_groups import GROUPS_TWICE
+from tests.processor.store.twice_reactions import REACTIONS_TWICE
 from tests.support.program import ROOT
 from tests.support.servers import TestServer
 
@@ -21,7 +21,7 @@ LUA = ROOT / "scripts" / "lua"
 SCRIPTS = sorted(LUA.glob("*.lua"))
 INCLUDES = sorted((LUA / "include").glob("*.lua"))
 OUT_OF_MEMORY_MUST_HEAL = {"start", "settle", "renew", "claim", "lease", "pull", "trim", "cancel", "expire"}  # DESIGN 4
-OUT_OF_MEMORY_MUST_HEAL |= {"react", "react_plain", "claim_log", "hold", "skip"}  # settle, claim and renew of reactions
+OUT_OF_MEMORY_MUST_HEAL |= {"react", "emit", "claim_log", "hold", "skip"}  # settle, claim and renew of reactions
 OUT_OF_MEMORY_MUST_HEAL |= {"lock_extend", "lock_release"}  # a full lock server still votes for whom it has
 OUT_OF_MEMORY_MUST_HEAL |= {"rate", "limit"}  # what waits for a turn or a place frees memory when it runs
 OUT_OF_MEMORY_MUST_HEAL |= {"cache_drop"}  # frees memory

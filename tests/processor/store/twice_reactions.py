@@ -7,12 +7,11 @@ from typing import Any
 
 from processor.core.events import draft, plain
 from processor.core.keys import Keyspace
+from processor.store.emitting import Emitted, emit_command
 from processor.store.executing import Output
 from processor.store.reacting import (
     Delivery,
     ReactUnit,
-    plain_answers,
-    plain_command,
     react_command,
     skip_command,
 )
@@ -55,16 +54,16 @@ def _react(stage: Stage) -> None:
     assert answers in ([b"settled"] * 3, [b"done"] * 3)
 
 
-def _react_plain(stage: Stage) -> None:
-    """Two units of one run, and one of a run that is not there."""
-    one, two, three = _delivered(stage, 3)
-    event = plain("seen", b'"type":"seen","data":1}')
-    units = [ReactUnit([each], "done", [Output("d", [event])]) for each in (one, two)]
-    units.append(ReactUnit([three._replace(run="nobody")], "done", [Output("nobody", [event])]))
-    script = stage.scripts.named("react_plain")
-    command = plain_command(script, stage.limits, stage.keys, "g", "me", units)
-    words = [answer.word for answer in plain_answers(stage.run(stage.scripts.send(script, command)), units)]
-    assert words in (["settled", "settled", "general"], ["done", "done", "general"])
+def _emit(stage: Stage) -> None:
+    """Two entries that write to one run, one that writes to a run that is not there, and one without output."""
+    one, two, three, four = _delivered(stage, 4)
+    payload = b'"type":"seen","data":1}'
+    made = [Emitted(one.entry, "d", payload), Emitted(two.entry, "d", payload), Emitted(three.entry, "nobody", payload)]
+    script = stage.scripts.named("emit")
+    command, places = emit_command(script, stage.limits, stage.keys, "g", "me", [*made, Emitted(four.entry)])
+    words = stage.run(stage.scripts.send(script, command))
+    assert places == [0, 1, 2]
+    assert words in ([b"settled", b"settled", b"look"], [b"done", b"done", b"look"])
 
 
 def _skip(stage: Stage) -> None:
@@ -76,4 +75,4 @@ def _skip(stage: Stage) -> None:
     assert stage.client.xpending(stage.keys.log, "g")["pending"] == 0
 
 
-REACTIONS_TWICE: dict[str, Callable[[Stage], None]] = {"react": _react, "react_plain": _react_plain, "skip": _skip}
+REACTIONS_TWICE: dict[str, Callable[[Stage], None]] = {"react": _react, "emit": _emit, "skip": _skip}
