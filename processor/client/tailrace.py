@@ -135,8 +135,10 @@ class Tailrace:
         """The background thread of `.sync`, also in a task: whatever holds the task's loop does not hold it."""
         from processor.client.portal import Portal
 
-        # In one step, since threads that come at once must share it; it is no thread yet.
-        return self.__dict__.setdefault("_background", Portal.background(self.close))  # type: ignore[no-any-return]
+        known: Portal | None = self.__dict__.get("_background")
+        if known is None:  # in one step, since threads that come at once must share it; it is no thread yet
+            known = self.__dict__.setdefault("_background", Portal.background(self.close))
+        return known
 
     def in_namespace(self, namespace: str) -> Tailrace:
         """The same server, another namespace; tasks are not taken along."""

@@ -188,7 +188,7 @@ class Outlet:
         self._lanes: tuple[_Lane, ...] = ()
         self._lock = threading.RLock()  # held for a few instructions, and a signal handler may take it again
         self._missed: dict[Target, int] = {}
-        self._told: set[tuple[Target, str]] = set()
+        self._told: set[tuple[str, str]] = set()
         self._ended: dict[Target, float] = {}  # until when they are believed to be so
 
     @property
@@ -230,6 +230,8 @@ class Outlet:
         with self._lock:
             closed = [lane for lane in self._lanes if lane.loop.is_closed()]
             self._lanes = tuple(lane for lane in self._lanes if lane not in closed)
+            self._missed = {target: count for target, count in self._missed.items() if not target.loop.is_closed()}
+            self._ended = {target: until for target, until in self._ended.items() if not target.loop.is_closed()}
         for lane in closed:
             lane.give_up()
 
@@ -262,10 +264,10 @@ class Outlet:
         return self._ended.get(target, 0.0) > time.monotonic()
 
     def tell_once(self, target: Target, why: str, detail: str) -> None:
-        if (target, why) not in self._told:
+        if (target.run, why) not in self._told:
             if len(self._told) >= MAX_ENDED:
                 self._told.clear()
-            self._told.add((target, why))
+            self._told.add((target.run, why))
             log.warning("log_records_refused", run=target.run, why=why, detail=detail)
 
     # The end.

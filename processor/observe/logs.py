@@ -85,7 +85,8 @@ _SHARED: list[structlog.typing.Processor] = [
 def configure(
     log: str, *, level: str = "INFO", stream: TextIO | None = None, levels: Mapping[str, str] | None = None
 ) -> None:
-    """Set up the logs of a process that is ours; a library leaves its host's logs alone.
+    """Set up the logs of a process that is ours; a library leaves its host's logs alone. What sends records to runs
+    (processor.logs) stays, since modules that were loaded before may have put it there.
 
     log: `auto` (console at a terminal, else json), `console` or `json`. stream: stderr by default. levels: of single
     loggers, as {"uvicorn.access": "WARNING"}.
@@ -109,16 +110,22 @@ def configure(
         structlog.stdlib.ProcessorFormatter(foreign_pre_chain=_SHARED, processors=tail, pass_foreign_args=True)
     )
     root = logging.getLogger()
-    root.handlers = [handler]
+    root.handlers = [handler, *filter(_sends_to_runs, root.handlers)]
     root.setLevel(level)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "sse_starlette"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [], True
     for name, wanted in (levels or {}).items():
         logging.getLogger(name).setLevel(wanted)
+    sending = list(filter(_sends_to_runs, structlog.get_config()["processors"]))
+    wrap = structlog.stdlib.ProcessorFormatter.wrap_for_formatter
     structlog.configure(
-        processors=[structlog.stdlib.filter_by_level, *_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[structlog.stdlib.filter_by_level, *_SHARED, *sending, wrap],
         wrapper_class=structlog.stdlib.BoundLogger,
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
+
+
+def _sends_to_runs(one: object) -> bool:
+    return type(one).__module__.startswith("processor.logs.")
