@@ -51,7 +51,7 @@ class Session:
         self.server = Server.acquire(url)
         buffer_bytes = settings.buffer_mib << 20
         self.appender = Appender(self.server.address, self.limits, budget=Budget(buffer_bytes))
-        self.appender.settle_topology = self._settle_topology
+        self.appender.settle_topology = self.settle_topology
         self.producer = Producer(self.appender, buffer_bytes, settings.max_event_kib << 10)
         self._keys: Keyspace | None = None
         self._scripts: Scripts | None = None
@@ -133,7 +133,8 @@ class Session:
                 except BadInput as error:  # a worker refuses to start; who only writes goes on
                     log.error("group_not_bound", group=group.name, error=error.message)
 
-    async def _settle_topology(self, partition: int, answered: str) -> Keyspace:
+    async def settle_topology(self, partition: int, answered: str) -> Keyspace:
+        """After a script answered `topology`: the keyspace to go on with, its partition having the layout. Raises ServerError."""
         with speaking_of(self.server.address.url):
             self._keys = await settle_layout(self.redis, self.keys, partition, answered)
         await self.bind_groups()  # whoever forgot the layout forgot the groups

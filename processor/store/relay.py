@@ -15,7 +15,9 @@ from typing import Any, Final, Protocol
 import hiredis
 import structlog
 
+from processor.core.errors import ServerError
 from processor.core.events import Fields
+from processor.core.keys import Keyspace
 from processor.store.connection import OneConnection, execute, one_connection
 from processor.store.executing import Output
 from processor.store.runs import Space
@@ -31,6 +33,9 @@ KEEP_SECONDS: Final = 10.0  # AOF everysec may lose the last second, a failover 
 class Relaying(Space, Protocol):
     @property
     def scripts(self) -> Scripts: ...
+
+    async def settle_topology(self, partition: int, answered: str) -> Keyspace:
+        """After a script answered `topology`: the keyspace to go on with, its partition having the layout. Raises ServerError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +139,14 @@ class Relay:
             call.add_events(entry.output.events)
         script = scripts.named("relay")
         over = Scripts(redis, scripts.limits, shebang=scripts.shebang)
-        answers = await over.send(script, call.command(script, keyspace.layout, scripts.limits))
+        command = call.command(script, keyspace.layout, scripts.limits)
+        answers = await over.send(script, command)
+        word, _, layout = answers[0].decode().partition(" ")
+        if word == "topology":
+            current = await self._space.settle_topology(target, layout)
+            if current.layout != keyspace.layout:  # what was read of the outbox is gone
+                raise ServerError(f"namespace {keyspace.namespace} was made anew; its outboxes are read again.")
+            answers = await over.send(script, command)  # it had none yet
         return [answer.decode() for answer in answers]
 
     async def clear(self, source: int) -> int:

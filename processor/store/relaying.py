@@ -8,6 +8,7 @@ from typing import Protocol
 import structlog
 
 from processor.core.errors import ServerError
+from processor.core.keys import Keyspace
 from processor.store.connection import speaking_of
 from processor.store.relay import Relay
 from processor.store.server import Server
@@ -23,6 +24,8 @@ class Home(Scripted, Protocol):
 
     @property
     def server(self) -> Server: ...
+
+    async def settle_topology(self, partition: int, answered: str) -> Keyspace: ...
 
 
 class Relaying:

@@ -36,7 +36,7 @@ local from_outside = string.sub(source, 1, 3) == 'in:'
 local mark = redis.call('HGET', marks, source) or '0-0'
 local answers = {}
 
-if from_outside and known[1] ~= layout then
+if known[1] ~= layout then -- composed before the namespace was made anew: its marks would be those of entries that are gone
   return { 'topology ' .. (known[1] or '') }
 end
 

@@ -11,12 +11,14 @@ import pytest
 import structlog
 from redis.asyncio import Redis
 
+from processor.core.errors import ServerError
 from processor.core.events import draft
 from processor.core.keys import Keyspace
 from processor.store import relay as relay_module
 from processor.store.executing import Output
 from processor.store.relay import Relay
 from processor.store.scripts import Scripts
+from processor.store.topology import settle_layout
 from tests.processor.store.scene_execution import Scene, unit
 from tests.support.servers import TestServer
 
@@ -26,6 +28,10 @@ class Space:
     redis: Redis
     keys: Keyspace
     scripts: Scripts
+
+    async def settle_topology(self, partition: int, answered: str) -> Keyspace:
+        self.keys = await settle_layout(self.redis, self.keys, partition, answered)
+        return self.keys
 
 
 class Relays:
@@ -166,3 +172,19 @@ def test_what_was_taken_is_not_sent_again(relays: Relays, monkeypatch: pytest.Mo
     relays.settle("d")
     assert relays.relay(Relay(relays.space)) == [1]
     assert sent == [1]
+
+
+def test_what_was_read_before_a_flush_is_not_taken_behind_it(relays: Relays) -> None:
+    """An entry under way while the namespace is made anew leaves no mark: the new outbox begins like any other."""
+    relay = Relay(relays.space)
+    relays.settle("b")
+    old = relays.space.keys.layout
+    meta = relays.space.keys.partitions[0].meta
+    relays.scene.here.client.hset(meta, "layout", f"{old.partition(' ')[0]} another")
+    relays.scene.here.client.hset(
+        f"tr:{{{relays.space.keys.namespace}}}:topology", "layout", f"{old.partition(' ')[0]} another"
+    )
+    with pytest.raises(ServerError, match="made anew"):
+        relays.relay(relay)
+    assert relays.scene.here.client.hgetall(relays.space.keys.partitions[0].marks) == {}
+    assert relays.relay(relay) == [1]
