@@ -42,9 +42,9 @@ class InletReader:
         self._unsure = True  # something was read since the last look
         self._look_at = self._clock()
 
-    async def read(self) -> Page:
-        """The next page; empty if nothing came for a while. Raises ServerError."""
-        entries = await self._source.read(self._position, self._count, seconds=BLOCK_SECONDS)
+    async def read(self, seconds: float = BLOCK_SECONDS) -> Page:
+        """The next page; empty if nothing came in that time. Raises ServerError."""
+        entries = await self._source.read(self._position, self._count, seconds=seconds)
         if entries:
             self._position, self._unsure = entries[-1][0], True
             if self._added is not None:

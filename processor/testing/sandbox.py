@@ -32,9 +32,11 @@ class Sandbox:
         self._worker: Worker | None = None
 
     async def drain(self) -> None:
-        """Does everything that can be done now: what is queued runs, and what that starts. Returns when nothing is left but
-        what waits for an answer or for time to pass."""
-        await (await self._working()).work_until_idle()
+        """Does everything that can be done now: entries of inlets are taken, what is queued runs, and what that starts. Returns
+        when nothing is left but what waits for an answer or for time to pass."""
+        worker = await self._working()
+        await self._take_in()
+        await worker.work_until_idle()
 
     async def advance(self, seconds: float) -> None:
         """Lets time pass at once: retries, delayed starts and schedules happen when they are due, one after the other.
@@ -90,6 +92,12 @@ class Sandbox:
             await self._worker.open(alone=True)
             await register_all(await self._tail.session(), self._worker.tasks.values())
         return self._worker
+
+    async def _take_in(self) -> None:
+        from processor.worker.inlets import Taking
+
+        for inlet in self._tail.inlets.values():
+            await Taking(inlet, await self._tail.session()).take_now()
 
     async def _now(self) -> int:
         return ms_of(await execute((await self._tail.session()).redis, "TIME"))

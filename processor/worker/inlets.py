@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -36,6 +37,7 @@ log = structlog.get_logger("tailrace.inlet")
 TURN: Final = 32  # entries that are mapped before others have their turn in the loop
 NOTE_SECONDS: Final = 0.5  # so long what was done may be unnoted; then it is looked at once more after a crash
 CHECK_SECONDS: Final = 5.0  # between two questions whether the partitions still have what they took
+NOW_SECONDS: Final = 0.001  # 0 would be for ever
 RETRY_SECONDS: Final = 1.0
 FULL_SECONDS: Final = (0.05, 1.0)  # pauses while somebody else is behind, growing
 
@@ -55,14 +57,8 @@ class Taking:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until stop is set. A server that is away, or refuses, is waited for. Raises SettingsError."""
-        session, inlet = self._session, self.inlet
-        address = session.server.address
-        reads = Line(Address.parse(inlet.url) if inlet.url else address, "tailrace-inlet")
-        calls = Line(address, "tailrace-inlet-append")
-        source = Source(reads, inlet.stream)
-        target = Target(session, calls, inlet.name, relaid=self._relaid)
         trouble = ""
-        try:
+        async with self._ends() as (source, target):
             while not stop.is_set():
                 stint = _Stint(self, source, target, self._log, stop)
                 try:
@@ -79,6 +75,23 @@ class Taking:
                         self._log.warning("inlet_waits", error=error.code, message=error.message)
                     trouble = error.message
                     await pause_or_stop(stop, RETRY_SECONDS * (0.5 + random.random()))
+
+    async def take_now(self) -> None:
+        """What is there by now, as far as nobody is behind. Raises GoBack, ServerError, SettingsError."""
+        async with self._ends() as (source, target):
+            stint = _Stint(self, source, target, self._log, asyncio.Event(), patient=False)
+            await stint.begin()
+            await stint.work_now()
+
+    @asynccontextmanager
+    async def _ends(self) -> AsyncIterator[tuple[Source, Target]]:
+        """Each on a connection of its own."""
+        session, inlet = self._session, self.inlet
+        address = session.server.address
+        reads = Line(Address.parse(inlet.url) if inlet.url else address, "tailrace-inlet")
+        calls = Line(address, "tailrace-inlet-append")
+        try:
+            yield Source(reads, inlet.stream), Target(session, calls, inlet.name, relaid=self._relaid)
         finally:
             reads.close()
             calls.close()
@@ -108,8 +121,12 @@ class Taking:
 class _Stint:
     """From one question where everything stands until something goes wrong. Nothing is kept beyond it."""
 
-    def __init__(self, taking: Taking, source: Source, target: Target, log: Any, stop: asyncio.Event) -> None:
+    def __init__(
+        self, taking: Taking, source: Source, target: Target, log: Any, stop: asyncio.Event, *, patient: bool = True
+    ) -> None:
+        """patient: waits for who is behind."""
         self._taking, self._source, self._target, self._log, self._stop = taking, source, target, log, stop
+        self._patient = patient
         self._reader = InletReader(source, taking.inlet.name, log)
         self._loop = asyncio.get_running_loop()
         self._lanes: Sequence[Lane] = ()
@@ -180,6 +197,15 @@ class _Stint:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
 
+    async def work_now(self) -> None:
+        """Until nothing is left that can be taken now. Raises GoBack, ServerError."""
+        while (page := await self._reader.read(NOW_SECONDS)).entries:
+            self._append(page, await self._taking.items(page))
+            await self._appended()
+            if self._done is None:
+                return
+            await self._note()
+
     def _append(self, page: Page, items: Sequence[Item]) -> None:
         metrics.inlet_entries_total.labels(self._target.name, "left_out").inc(len(page.entries) - len(items))
         for item in items:
@@ -225,6 +251,8 @@ class _Stint:
             behind = lane.answered(parcels, answers)
             if behind is None:
                 continue
+            if not self._patient:
+                return False
             if behind != waits:
                 self._log.warning("inlet_waits", error="full", group=behind)
                 waits = behind
