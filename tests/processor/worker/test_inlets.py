@@ -393,8 +393,51 @@ async def test_another_stream_under_the_same_name(shop: Shop) -> None:
         await one.run(asyncio.Event())
 
 
-async def test_connections_that_break(server: TestServer, namespace: str) -> None:
+async def test_a_server_that_forgot_everything(
+    server: TestServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stream is elsewhere: all of it is taken again."""
+    monkeypatch.setattr(module, "CHECK_SECONDS", 0.2)
+    with running("valkey") as home:
+        async with Tailrace(home.url, namespace=namespace) as tail, Tailrace(server.url, namespace=namespace) as others:
+            writing, shop = Shop(others), Shop(tail)
+            await writing.add(500)
+            shop.count = writing.count
+            async with taking(tail, url=server.url):
+                await shop.all_arrived()
+                await shop.ask("FLUSHALL")
+                await shop.all_arrived()
+                await writing.add(100)
+                shop.count = writing.count
+                await shop.all_arrived()
+            await writing.ask("DEL", STREAM)
+
+
+async def test_a_server_without_memory_is_waited_for(server: TestServer, namespace: str) -> None:
+    """It refuses before it writes anything; when there is room again the inlet goes on."""
+    with running("valkey") as home:
+        async with Tailrace(home.url, namespace=namespace) as tail, Tailrace(server.url, namespace=namespace) as others:
+            writing, shop = Shop(others), Shop(tail)
+            await writing.add(10)
+            shop.count = writing.count
+            with structlog.testing.capture_logs() as logs:
+                async with taking(tail, url=server.url):
+                    await shop.all_arrived()
+                    await shop.ask("CONFIG", "SET", "maxmemory", 1)
+                    await writing.add(100)
+                    await until(lambda: any(line["event"] == "inlet_waits" for line in logs), "it waits")
+                    assert await shop.arrived() == 10
+                    await shop.ask("CONFIG", "SET", "maxmemory", 0)
+                    shop.count = writing.count
+                    await shop.all_arrived()
+            assert [line["error"] for line in logs if line["event"] == "inlet_waits"] == ["server-full"]
+            assert [line["event"] for line in logs if line["event"] == "inlet_goes_on"] == ["inlet_goes_on"]
+            await writing.ask("DEL", STREAM)
+
+
+async def test_connections_that_break(server: TestServer, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers get lost again and again: everything arrives once and in order."""
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.1)
     async with fault_proxy(Path(server.url.removeprefix("unix://"))) as proxy:
         direct = Settings(redis_url=server.url, namespace=namespace)
         async with Tailrace(settings=direct) as tail, Tailrace(proxy.url, namespace=namespace) as shaky:
