@@ -114,7 +114,7 @@ async def test_nothing_is_kept_for_long(tail: Tailrace) -> None:
         await f(n)
     left = [hit.left_seconds for n in range(40) if (hit := await f.peek(n)) is not None]
     assert len(left) == 40
-    assert min(left) >= 49
+    assert min(left) >= 40, "50, less the time that this test takes"
     assert max(left) <= 100
     assert max(left) - min(left) > 20
     redis = (await tail.session()).redis
