@@ -347,13 +347,8 @@ class SharedGroup:
         metrics.reactions_total.labels(group=self.group.name, outcome=unit.verb).inc()
         self._settling.put(unit.deliveries[0].partition, unit, lambda answer: self._forget(unit.deliveries, answer))
 
-    def _settled(self, reaction: Reaction, call: Call, unit: ReactUnit, answer: Settled) -> None:
+    def _settled(self, reaction: Reaction, call: Call, answer: Settled) -> None:
         """A success was answered."""
-        if answer.word == "general":
-            self._settling.put(
-                call.deliveries[0].partition, unit, functools.partial(self._settled, reaction, call, unit)
-            )
-            return
         if answer.word == "refused":
             refused = IllegalEvent(
                 f"what the reaction did to a run was refused: {answer.detail}.", run=call.deliveries[0].run
