@@ -58,7 +58,7 @@ class Portal:
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         """Raises RuntimeError in a forked child, where the loop of a task is nobody's."""
-        if self._loop is not None and self._pid == os.getpid() and not self._loop.is_closed():
+        if self._loop is not None and self._is_alive:
             return self._loop
         if not self._is_background:
             raise RuntimeError(
@@ -68,15 +68,22 @@ class Portal:
         return self._start()
 
     def _start(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.new_event_loop()  # outside of the lock: asyncio logs that, and who logs may come here as well
         with _lock:
-            if self._loop is None or self._pid != os.getpid() or self._loop.is_closed():
-                loop = asyncio.new_event_loop()
+            if self._is_alive:
+                loop.close()
+            else:
                 self._thread = threading.Thread(target=loop.run_forever, name="tailrace-sync", daemon=True)
                 self._loop, self._pid = loop, os.getpid()
                 self._thread.start()
                 self._take_back = at_exit(self._end)
                 _started[self] = None
+        assert self._loop is not None
         return self._loop
+
+    @property
+    def _is_alive(self) -> bool:
+        return self._loop is not None and self._pid == os.getpid() and not self._loop.is_closed()
 
     def stop(self) -> None:
         """Ends the thread. Whatever still runs in its loop is left as it is."""

@@ -128,7 +128,7 @@ class _Lane:
             writer = target.writer()
         except (TailraceError, RuntimeError) as error:
             self._drop(units, "refused")
-            self._owner.tell_once(target, getattr(error, "code", "closed"), str(error))
+            self._owner.tell_once(target.run, getattr(error, "code", "closed"), str(error))
             return
         if not writer.has_room:
             self._drop(units, "full")
@@ -258,17 +258,17 @@ class Outlet:
                 while len(self._ended) >= MAX_ENDED:
                     self._ended.pop(next(iter(self._ended)))
                 self._ended[target] = time.monotonic() + ENDED_SECONDS
-        self.tell_once(target, outcome.word, outcome.detail)
+        self.tell_once(target.run, outcome.word, outcome.detail)
 
     def has_ended(self, target: Target) -> bool:
         return self._ended.get(target, 0.0) > time.monotonic()
 
-    def tell_once(self, target: Target, why: str, detail: str) -> None:
-        if (target.run, why) not in self._told:
+    def tell_once(self, run: str, why: str, detail: str) -> None:
+        if (run, why) not in self._told:
             if len(self._told) >= MAX_ENDED:
                 self._told.clear()
-            self._told.add((target.run, why))
-            log.warning("log_records_refused", run=target.run, why=why, detail=detail)
+            self._told.add((run, why))
+            log.warning("log_records_refused", run=run, why=why, detail=detail)
 
     # The end.
 

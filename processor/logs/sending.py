@@ -8,12 +8,12 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from processor.core.errors import BadInput
+from processor.core.errors import BadInput, TailraceError
 from processor.core.names import check_run
 from processor.logs import counts
 from processor.logs.lines import Line
 from processor.logs.outlet import outlet
-from processor.logs.targets import target_of
+from processor.logs.targets import Target, target_of
 
 if TYPE_CHECKING:
     from processor.client.tailrace import Tailrace
@@ -59,11 +59,24 @@ class Sending:
             return
         _nested.depth = depth + 1
         try:
-            target = target_of(self._tail_of(), self._run)
+            target = self._target()
             if target is not None:
                 outlet().put(target, make())
+        except TailraceError as error:  # settings that are wrong
+            self._refused(error.code, error)
         finally:
             _nested.depth = depth
+
+    def _target(self) -> Target | None:
+        try:
+            return target_of(self._tail_of(), self._run)
+        except RuntimeError as error:  # at the interpreter's end no thread can be started
+            self._refused("closed", error)
+            return None
+
+    def _refused(self, why: str, error: Exception) -> None:
+        counts.add("refused", 1)
+        outlet().tell_once(self._run or "", why, str(error))
 
     def _tail_of(self) -> Tailrace | None:
         if self._tail is None and self._run is not None:

@@ -313,6 +313,48 @@ async def test_a_fork_in_a_task(server: TestServer, namespace: str, program: Cal
         assert [line for _, line in await logs_of(tail, "else")] == ["child"]
 
 
+AT_DEBUG = (
+    HEAD
+    + """
+logging.getLogger().setLevel("DEBUG")
+logging.getLogger().addHandler(Handler(tail, run="r"))
+log.info("one")
+log.info("two")
+print(sum(thread.name == "tailrace-sync" for thread in threading.enumerate()))
+"""
+)
+
+
+async def test_what_asyncio_says_of_our_own_loop(
+    server: TestServer, namespace: str, program: Callable[..., Program]
+) -> None:
+    """With the root logger at DEBUG, asyncio logs that the background loop is made, and that makes no other one."""
+    ended = program("python", "-c", AT_DEBUG, server.url, namespace)
+    assert await ended.ended(20) == 0, ended.err
+    assert (ended.out, ended.err) == ("1\n", "")
+    async with Tailrace(server.url, namespace=namespace) as tail:
+        lines = [line for _, line in await logs_of(tail, "r")]
+    assert [line for line in lines if "selector" not in line] == ["one", "two"]
+
+
+WRONG_SETTING = (
+    HEAD
+    + """
+log.addHandler(Handler(run="r"))
+for _ in range(3):
+    log.info("x")
+"""
+)
+
+
+async def test_settings_that_are_wrong(program: Callable[..., Program]) -> None:
+    """A program whose settings cannot be read logs on; it is told once why no run has it."""
+    ended = program("python", "-c", WRONG_SETTING, "redis://localhost:1", "n", env={"TAILRACE_LOG_LIMIT": "many"})
+    assert await ended.ended(20) == 0
+    assert (ended.out + ended.err).count("TAILRACE_LOG_LIMIT") == 1
+    assert "Traceback" not in ended.err
+
+
 LAST_WORDS = (
     HEAD
     + """
