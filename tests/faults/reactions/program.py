@@ -19,7 +19,7 @@ from typing import Any, Final
 import structlog
 import uvloop
 
-from processor.core.errors import BacklogFull
+from processor.core.errors import BacklogFull, EventsLost, ServerFull
 from processor.observe.logs import configure
 from processor.worker.worker import Worker
 from tailrace import Tailrace
@@ -69,6 +69,9 @@ class Tell:
     count: int = 0  # facts of a run; 0: until SIGTERM
     pause: float = 0.05  # seconds between two facts of a run, on average
     data: Mapping[str, Any] = field(default_factory=dict)  # of each fact, besides its number
+    counts: bool = (
+        True  # whether what was accepted has to stay; else it may be lost in a flood, and is applied once at most
+    )
     special: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)  # of the facts with these numbers
 
     def run(self, number: int) -> str:
@@ -111,14 +114,23 @@ class _Teller:
     async def tell_one(self, run: str, number: int) -> None:
         """Until it is accepted. One that is not heard of is sent again by the client, under its number."""
         data = {**self.order.data, **self.order.special.get(number, {}), "n": number}
+        sent = self.tail.run(run).emit(self.order.type, data)
         while True:
             try:
-                await self.tail.run(run).emit(self.order.type, data)
+                await sent
             except BacklogFull as error:
                 if self.stop.is_set():
                     return
                 log.info("fact_refused", run=run, n=number, group=error.group)
                 await asyncio.sleep(PAUSE)
+                sent = self.tail.run(run).emit(self.order.type, data)
+            except ServerFull:  # it stays in the buffer, and is waited for again
+                await asyncio.sleep(PAUSE)
+            except EventsLost as error:
+                if self.order.counts:
+                    raise
+                log.info("facts_lost", run=run, first=error.first, last=error.last)
+                return
             else:
                 self.journal.write(json.dumps([run, number]) + "\n")
                 return

@@ -50,7 +50,7 @@ def test_unanswered_facts_count_once_they_are_there() -> None:
     assert judge(replace(GOOD, accepted=A)) == []
     more = replace(GOOD, feeds={**GOOD.feeds, "b": [1, 2, 3]})
     assert any("group o: lost: no near effect of 1 facts: b/3" in complaint for complaint in judge(more))
-    assert judge(replace(more, unhandled=dict.fromkeys(GOOD.groups, [Fact("b", 3)]))) == []
+    assert judge(replace(more, unhandled={key: [Fact("b", 3)] for key in GOOD.groups})) == []
 
 
 BAD: dict[str, tuple[Callable[[], History], str]] = {

@@ -55,7 +55,7 @@ class World(Crew):
 
     @property
     def accepted(self) -> list[Fact]:
-        return [fact for order, _ in self.producers for fact in accepted_in(order)]
+        return [fact for order, _ in self.producers if order.counts for fact in accepted_in(order)]
 
     # What handlers did.
 
@@ -129,17 +129,23 @@ class World(Crew):
         async with self.client() as client:
             keys = await self.keys(client)
             feeds: dict[str, Entries] = {run: await client.xrange(keys.of(run).feed(run)) for run in self._runs()}
+            numbers = {run: [data["n"] for data in facts_of(entries, "shop.")] for run, entries in feeds.items()}
             groups = {name: await self._group(client, keys, name) for name in self.groups}
             return History(
                 accepted=self.accepted,
-                feeds={run: [data["n"] for data in facts_of(entries, "shop.")] for run, entries in feeds.items()},
+                feeds=numbers,
                 groups=groups,
                 journal=self.journal,
                 left=await self.left(client),
                 broken=[run for run, entries in feeds.items() if not _is_whole(entries)],
                 dead=dead or {},
-                unhandled=unhandled or {},
+                unhandled={name: [*self._doubtful(numbers), *(unhandled or {}).get(name, ())] for name in self.groups},
             )
+
+    def _doubtful(self, numbers: Mapping[str, Sequence[int]]) -> list[Fact]:
+        """Facts of producers that do not count."""
+        runs = [order.run(number) for order, _ in self.producers if not order.counts for number in range(order.runs)]
+        return [Fact(run, n) for run in runs for n in numbers[run]]
 
     async def _group(self, client: Any, keys: Keyspace, name: str) -> Group:
         async def effects(runs: Sequence[str]) -> dict[str, list[Effect]]:
