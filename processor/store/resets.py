@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -16,11 +16,13 @@ import structlog
 
 from processor.core.keys import PartitionKeys
 from processor.store.connection import execute
-from processor.store.space import Scripted
+from processor.store.reacting import Delivery
+from processor.store.space import Scripted, Space
 
-__all__ = ["Deleted", "Moved", "Place", "delete_group", "reset_group"]
+__all__ = ["NOBODY", "Deleted", "Moved", "Place", "current", "delete_group", "reset_group"]
 
 log = structlog.get_logger("tailrace.groups")
+NOBODY: Final = "\n"  # no group's name: what is for it is acknowledged unhandled
 _ENTRY: Final = re.compile(r"[0-9]{1,16}-[0-9]{1,16}")
 
 
@@ -92,6 +94,28 @@ async def reset_group(space: Scripted, group: str, place: Place, partitions: Ite
             moved.append(Moved(number, given.decode(), first.decode(), acknowledged, dropped))
     log.info("group_reset", group=group, to=place.text, partitions=[one.partition for one in moved])
     return moved
+
+
+async def current(space: Space, group: str, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+    """The same, but retries that a reset dropped are for NOBODY: their events stand in the log too, or lie before the reset.
+
+    Nothing is asked where no retry is among them. Raises redis-py's errors.
+    """
+    partitions = {one.partition for one in deliveries if one.group == group}
+    marks = {number: await _mark(space, group, number) for number in partitions}
+    if not any(marks.values()):
+        return deliveries
+    return [
+        one._replace(group=NOBODY)
+        if one.group == group and (mark := marks[one.partition]) and _Entry.parse(one.entry) <= mark
+        else one
+        for one in deliveries
+    ]
+
+
+async def _mark(space: Space, group: str, partition: int) -> _Entry | None:
+    found = await execute(space.redis, "HGET", space.keys.partitions[partition].meta, f"reset:{group}")
+    return _Entry.parse(found.decode()) if found else None
 
 
 async def delete_group(space: Scripted, group: str) -> Deleted:

@@ -21,6 +21,7 @@ from processor.store.groups import Bound, bind
 from processor.store.leases import Leases, Pulled, pull_command, pulled, renew_lease_command
 from processor.store.line import Line
 from processor.store.reacting import Lease, ReactUnit, react_command
+from processor.store.resets import current
 from processor.store.space import ms_of
 from processor.worker.balancing import Balancing
 from processor.worker.chained import Chained
@@ -162,6 +163,8 @@ class OrderedGroup:
             self._pull_script, keys, self.group.name, self._consumer, owned.token, owned.after, limit
         )
         answer = pulled(owned.number, await self._calls.script(self._pull_script, *command))
+        with speaking_of(self._session.server.address.url):  # without what a reset dropped
+            answer = answer._replace(deliveries=await current(self._session, self.group.name, answer.deliveries))
         if owned.is_closing:
             return False  # what came is pending, and the next owner gets it
         if not answer.is_read:

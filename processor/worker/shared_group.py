@@ -30,6 +30,7 @@ from processor.store.reacting import (
     react_command,
     skip_command,
 )
+from processor.store.resets import current
 from processor.store.settling import Settling
 from processor.worker.lanes import Call, Ended, Lanes
 from processor.worker.verdicts import dead_of, judge
@@ -139,7 +140,7 @@ class SharedGroup:
         if room <= 0:
             await self._change(BLOCK_SECONDS if block else 0.0)
             return False
-        deliveries = await self._next(room, block=block)
+        deliveries = await self._current(await self._next(room, block=block))
         self._hand_out(deliveries)
         self._found_nothing = not deliveries and not self._suspects
         return self._found_nothing
@@ -172,6 +173,15 @@ class SharedGroup:
                 self._own_seen = -1
                 raise
         return await self._read(room, block=block)
+
+    async def _current(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """Without retries that a reset dropped."""
+        try:
+            with speaking_of(self._session.server.address.url):
+                return await current(self._session, self.group.name, deliveries)
+        except BaseException:
+            self._own_seen = -1  # they are found among own pending ones
+            raise
 
     async def _read(self, room: int, *, block: bool) -> list[Delivery]:
         keys = self._session.keys.partitions

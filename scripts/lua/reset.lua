@@ -1,6 +1,6 @@
 -- Let a group go on at another place of a partition's log, as if it had handled all that stands before it and nothing behind it.
 --
--- KEYS[1] meta          `g:<group>` what it bound; `cut:<group>`, `w:<group>`
+-- KEYS[1] meta          `cut:<group>`, `w:<group>`; `reset:<group>`: up to which entry the log has retries that were dropped
 -- KEYS[2] log           facts and bound increments of the partition's runs, IDs `<ms>-<number>`
 -- KEYS[3] delayed       retries by due time
 -- KEYS[4] bodies        their events
@@ -42,8 +42,7 @@ local function has_group()
 end
 
 -- The ID behind which the group goes on. Between it and the entry lies no other one, and its number is one below the entry's.
-local function place()
-  local info = stream_info()
+local function place(newest)
   if to ~= 'end' then
     local entry = redis.call('XRANGE', log, to == 'start' and '-' or to, '+', 'COUNT', 1)[1]
     if entry then
@@ -55,7 +54,7 @@ local function place()
       return before and before[1] or '0-0'
     end
   end
-  return info['last-generated-id']
+  return newest
 end
 
 local function acknowledge_all()
@@ -92,11 +91,14 @@ end
 if not has_group() then
   return { 'unbound' }
 end
-local given = place()
+local newest = stream_info()['last-generated-id']
+local given = place(newest)
 local acknowledged = acknowledge_all()
 local dropped = drop_retries(meta, delayed, bodies, group)
 redis.call('XGROUP', 'SETID', log, group, given)
 redis.call('HDEL', meta, 'cut:' .. group)
+-- Retries and letters that were given back are in the log besides their events: those would be handled twice.
+redis.call('HSET', meta, 'reset:' .. group, newest)
 if redis.call('EXISTS', lease) == 1 then
   fence()
 end

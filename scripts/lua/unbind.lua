@@ -1,6 +1,6 @@
 -- Take a group away from a partition: nothing of it is left but its dead letters. With the last group the log goes.
 --
--- KEYS[1] meta          groups (count), `b:<type>` and `b:*` (bindings of increments, counted); `g:`, `w:` and `cut:<group>`
+-- KEYS[1] meta          groups (count), `b:<type>` and `b:*` (bindings of increments, counted); `g:`, `w:`, `cut:` and `reset:<group>`
 -- KEYS[2] log           facts and bound increments of the partition's runs
 -- KEYS[3] delayed       retries by due time
 -- KEYS[4] bodies        their events
@@ -27,7 +27,7 @@ if not bound and not destroyed then
 end
 local dropped = drop_retries(meta, delayed, bodies, group)
 redis.call('UNLINK', lease)
-redis.call('HDEL', meta, 'g:' .. group, 'w:' .. group, 'cut:' .. group)
+redis.call('HDEL', meta, 'g:' .. group, 'w:' .. group, 'cut:' .. group, 'reset:' .. group)
 if bound then
   for type in string.gmatch(string.match(bound, '^%S+ %S+ ?(.*)$') or '', '%S+') do
     if redis.call('HINCRBY', meta, 'b:' .. type, -1) <= 0 then

@@ -259,6 +259,7 @@ async def test_with_the_last_group_the_log_goes(side: LogSide) -> None:
     """Then nothing is logged; a group that comes later begins with what comes then, and its figures are right."""
     await side.bind("audit")
     await side.emit("a", 4)
+    await reset(side, "audit", START)
     await delete_group(side.session, "audit")
     assert side.meta("a") == {"logged": "4"}
     assert not side.client.exists(side.part("a").log)

@@ -10,6 +10,7 @@ import pytest
 
 from processor import Tailrace
 from processor.client.run import Run
+from processor.core.backoff import Retry
 from processor.core.errors import RunNotFound
 from processor.core.events import Event
 from processor.core.routing import Binding
@@ -27,19 +28,21 @@ every_mode = pytest.mark.parametrize("ordered", [False, True], ids=["shared", "o
 class Handler:
     """A reaction of group `g` to order.paid: each event adds one to what it was handled, and settles one event into run `out`."""
 
-    def __init__(self, tail: Tailrace, *, ordered: bool) -> None:
+    def __init__(self, tail: Tailrace, *, ordered: bool, retry: Retry | int = 1) -> None:
         self.tail = tail
         self.begun = Counter[int]()
         self.may_go = asyncio.Event()
         self.may_go.set()
         self.broken = False
+        self.failing: dict[int, int] = {}  # event → how often it still fails
 
-        @tail.on("order.paid", group="g", ordered=ordered, retry=1)
+        @tail.on("order.paid", group="g", ordered=ordered, retry=retry)
         async def handle(event: Event[Any], run: Run[Any]) -> None:
             n = event.data["n"]
             self.begun[n] += 1
             await self.may_go.wait()
-            if self.broken:
+            if self.broken or self.failing.get(n, 0) > 0:
+                self.failing[n] = self.failing.get(n, 0) - 1
                 raise ValueError("no")
             tail.run("out").emit("order.seen", {"n": n})
 
@@ -109,6 +112,32 @@ async def test_from_the_start_again(tail: Tailrace, ordered: bool) -> None:
         await until(are_settled, "they are handled again", 10)
         await handler.idle()
     assert await handler.settled() == {1: 2, 2: 2, 3: 2}
+
+
+@every_mode
+async def test_an_event_that_was_retried_comes_once(tail: Tailrace, ordered: bool) -> None:
+    """What stood in the log twice for the group, as it was tried again or given back, is handled once behind a reset."""
+    handler = Handler(tail, ordered=ordered, retry=Retry(attempts=2, base_seconds=0.01))
+    session = await tail.session()
+    await bind(session, Declared("keeper", "shared", [Binding("#")]))
+    async with working(tail):
+        handler.failing = {1: 1, 2: 2}
+        await handler.emit(1, 2, 3)
+        await handler.idle()
+        found = [letter async for letter in letters(session, Wanted(group="g"))]
+        assert [answer.word for answer in await requeue(session, found)] == ["requeued"]
+
+        async def settled_times(times: int) -> bool:
+            return sum((await handler.settled()).values()) >= times
+
+        await until(lambda: settled_times(3), "all three are handled", 10)
+        await handler.idle()
+        await handler.move(START)
+        await until(lambda: settled_times(6), "they are handled again", 10)
+        await handler.emit(4)
+        await until(lambda: settled_times(7), "and what comes then", 10)
+        await handler.idle()
+    assert await handler.settled() == {1: 2, 2: 2, 3: 2, 4: 1}
 
 
 @every_mode
