@@ -86,9 +86,10 @@ async def test_retry_later_waits_in_place_and_counts_as_no_try(tail: Tailrace) -
 async def dead_of(tail: Tailrace, group: str) -> list[tuple[str, int, str]]:
     """Run, number and reason of each letter, oldest first."""
     session = await tail.session()
+    redis: Any = session.redis
     found = []
     for keys in session.keys.partitions:
-        for entry, said in await session.redis.xrange(keys.dead_group(group)):
+        for entry, said in await redis.xrange(keys.dead_group(group)):
             event = Event(said[b"r"].decode(), FeedId.parse(said[b"i"].decode()), said[b"e"])
             found.append((entry, (event.run, event.data["n"], json.loads(said[b"f"])["reason"])))
     return [letter for _, letter in sorted(found)]
@@ -152,9 +153,10 @@ async def has(letters: Callable[[], Awaitable[list[tuple[str, int, str]]]], coun
 
 async def requeue_all(tail: Tailrace) -> None:
     session = await tail.session()
+    redis: Any = session.redis
     for keys in session.keys.partitions:
         dead = keys.dead_group("g")
-        ids = [entry for entry, _ in await session.redis.xrange(dead)]
+        ids = [entry for entry, _ in await redis.xrange(dead)]
         if ids:
             await session.scripts.call("requeue_reaction", [*partition_keys(keys), dead, keys.lease("g")], ["g", *ids])
 

@@ -14,6 +14,7 @@ from processor.client.run import Run
 from processor.core.events import Event
 from processor.core.settings import Settings
 from processor.store.leases import owners
+from processor.worker.ordering import OrderedGroup
 from processor.worker.worker import Worker
 from tests.processor.worker.conftest import working
 from tests.processor.worker.test_ordering import dead_of
@@ -141,8 +142,9 @@ async def test_an_event_that_kills_its_process_becomes_a_dead_letter(tail: Tailr
         async with another(tail) as other:
             other.on("order.*", group="g", ordered=True, retry=2)(kills)
             dying[:] = [Worker(other)]
+            before = len(killed)
             running = asyncio.create_task(dying[0].run())
-            await until(lambda: len(killed) == deaths + 1, "it dies", deadline=10)
+            await until(lambda: len(killed) > before, "it dies", deadline=10)
             await dying[0].crash()
             await running
 
@@ -153,7 +155,7 @@ async def test_an_event_that_kills_its_process_becomes_a_dead_letter(tail: Tailr
     for n in range(4):
         for run in runs:
             await tail.run(run).emit("order.paid", {"n": n})
-    for deaths in range(3):  # the first time nobody knows which one it was
+    for _ in range(3):  # the first time nobody knows which one it was
         await process()
     async with member(tail, kills, retry=2):
         await until(lambda: handled_of(tail, "x~a", 3), "the rest is handled", deadline=10)
@@ -189,6 +191,7 @@ async def test_a_member_that_lost_its_lease_settles_nothing(tail: Tailrace) -> N
         keys = session.keys.of("r")
         await session.redis.hdel(keys.lease("g"), "owner", "until")  # as if its time had passed
         [group] = old.reacting._readers
+        assert isinstance(group, OrderedGroup)
         group._balancing._has_left = True
         async with member(tail, works) as new:
             await until(lambda: handled_of(tail, "r", 1), "the new owner handles it")
@@ -210,19 +213,18 @@ async def test_what_the_server_lost_is_settled_again(tail: Tailrace) -> None:
         await until(lambda: handled_of(tail, "r", 1), "it is handled")
         session = await tail.session()
         keys = session.keys.of("r")
+        redis: Any = session.redis
         names = [keys.lease("g"), keys.log, keys.run("r"), keys.feed("r"), keys.meta]
-        kept = [await session.redis.dump(name) for name in names]
+        kept = [await redis.dump(name) for name in names]
         await tail.run("r").emit("order.paid", {"n": 1})
         await until(lambda: handled_of(tail, "r", 2), "the next one is")
-        async with session.redis.pipeline() as pipe:
+        async with redis.pipeline() as pipe:
             for name, dump in zip(names, kept, strict=True):
                 pipe.restore(name, 0, dump, replace=True)
             await pipe.execute()
-        await until(lambda: handled_of(tail, "r", 1), "the server lost it")
         await tail.run("r").emit("order.paid", {"n": 2})
-        await until(lambda: handled_of(tail, "r", 2), "it goes on")
-    assert await handled(tail, "r") == [0, 2]
-    assert ran == [0, 1, 2]
+        await until(lambda: handled_of(tail, "r", 3), "it goes on")
+    assert (await handled(tail, "r"), ran) == ([0, 1, 2], [0, 1, 1, 2])  # its producer sent it again
 
 
 async def test_a_run_waits_for_the_member_that_has_its_handler(tail: Tailrace) -> None:
