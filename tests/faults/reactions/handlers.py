@@ -1,7 +1,8 @@
 """What the workers of these tests react with. Each handler journals its first and last line, and settles what it did.
 
 What an event's data say of a handler: `n` its number in its run, `pause_ms`, `gate` (it waits until that is open), `flaky` (how
-often of 1 it fails), and lists of groups whose handler shall `fail`, `kill` its process or `block` its loop.
+often of 1 it fails), `fails` (group → how often it fails at first), and lists of groups whose handler shall `fail`, `kill` its
+process or `block` its loop.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ async def _handle(tail: Tailrace, group: str, events: Sequence[Event[Any]]) -> N
     for event in events:
         _journal(group, event, "begins")
     for event in events:
-        await _do(group, event.data)
+        await _do(group, event)
         _leave_effects(tail, group, event)
     for event in events:
         _journal(group, event, "ends")
@@ -98,7 +99,8 @@ def _journal(group: str, event: Event[Any], what: str) -> None:
     os.close(journal)
 
 
-async def _do(group: str, data: Mapping[str, Any]) -> None:
+async def _do(group: str, event: Event[Any]) -> None:
+    data: Mapping[str, Any] = event.data
     if data.get("pause_ms"):
         await asyncio.sleep(data["pause_ms"] / 1000)
     if data.get("gate"):
@@ -110,10 +112,18 @@ async def _do(group: str, data: Mapping[str, Any]) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if group in data.get("block", ()):
         time.sleep(BLOCK_SECONDS)  # noqa: ASYNC251 - that is the fault
-    if group in data.get("fail", ()):
+    if group in data.get("fail", ()) or _calls(group, event) <= data.get("fails", {}).get(group, 0):
         raise RuntimeError("it fails, as it was told to")
     if random.random() < data.get("flaky", 0):
         raise RuntimeError("it fails this time, as it was told to")
+
+
+def _calls(group: str, event: Event[Any]) -> int:
+    """How often its handler was called, with this time; 1 where nobody asks."""
+    if group not in event.data.get("fails", {}):
+        return 1
+    journal = journaled_in(Path(os.environ["FAULTS_FOLDER"]))
+    return sum(line[:4] == (group, event.run, event.data["n"], "begins") for line in journal)
 
 
 def _leave_effects(tail: Tailrace, group: str, event: Event[Any]) -> None:

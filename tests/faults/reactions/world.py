@@ -22,7 +22,7 @@ from tests.support.until import until
 
 __all__ = ["ALL", "LONG_SECONDS", "SHORT_OR_LONG", "Fsync", "World", "the_world"]
 
-ALL: Final = ("first", "second", "batched")  # two for fan-out, one of each other kind
+ALL: Final = ("first", "second", "batched", "ordered")  # two for fan-out, one of each other kind
 JOURNAL_LINE: Final = 42  # bytes, about; two for each call
 Entries = Sequence[tuple[bytes, Mapping[bytes, bytes]]]
 Facts = Mapping[str, Collection[Fact]]
