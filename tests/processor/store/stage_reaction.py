@@ -17,7 +17,7 @@ from processor.store.scripts import partition_keys
 from tests.processor.store.model_call import Applying
 from tests.processor.store.model_execution import ExecutionModel, OutboxEntry, apply_settled, words
 from tests.processor.store.stage_execution import ExecutionStage
-from tests.processor.store.state import TERMINAL, ModelRun
+from tests.processor.store.state import TERMINAL, Made, ModelRun
 from tests.support.servers import TestServer
 
 __all__ = ["ReactionModel", "ReactionStage"]
@@ -30,7 +30,7 @@ class ReactionModel(ExecutionModel):
     """What react, emit and promote do to a group's entries. Written from DESIGN 3 and 4, not from the scripts."""
 
     retries: dict[str, tuple[int, Delivery, int]] = field(default_factory=dict)  # member → due, event, tries
-    dead: dict[str, list[tuple[str, bytes]]] = field(default_factory=dict)  # group → run and event of its letters
+    letters: dict[str, list[tuple[str, bytes]]] = field(default_factory=dict)  # group → run and event of its letters
 
     def react(self, group: str, units: Units, now: int) -> list[str]:
         self.published = []
@@ -56,7 +56,7 @@ class ReactionModel(ExecutionModel):
             self.retries[member] = (now + unit.delay_ms, delivery, unit.tries)
         else:
             [delivery] = unit.deliveries
-            self.dead.setdefault(group, []).append((delivery.run, delivery.payload))
+            self.letters.setdefault(group, []).append((delivery.run, delivery.payload))
         return "settled"
 
     def emit(self, group: str, made: Sequence[tuple[Emitted, int]], now: int) -> list[str]:
@@ -118,11 +118,11 @@ class ReactionModel(ExecutionModel):
 
     def _merge(self) -> None:
         """All that one call adds to a run is one message."""
-        merged: dict[str, tuple[str, FeedId | str, list[object]]] = {}
+        merged: dict[str, tuple[str, FeedId | str, list[bytes | Made]]] = {}
         for name, first, payloads in self.published:
             known = merged.setdefault(name, (name, first, []))
             known[2].extend(payloads)
-        self.published = [(name, first, list(payloads)) for name, first, payloads in merged.values()]  # type: ignore[misc]
+        self.published = list(merged.values())
 
 
 class ReactionStage(ExecutionStage):
@@ -187,7 +187,7 @@ class ReactionStage(ExecutionStage):
             group = member.partition("\n")[0]
             counts[group] = counts.get(group, 0) + 1
         assert waiting == {f"w:{group}": count for group, count in counts.items()}
-        for group, letters in model.dead.items():
+        for group, letters in model.letters.items():
             found = [(f[b"r"].decode(), f[b"e"]) for _, f in client.xrange(keys.dead_group(group))]
             assert found == letters
         for group, state in model.groups.items():

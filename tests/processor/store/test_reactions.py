@@ -80,6 +80,11 @@ class Doing:
         verb = self._one(["done", "done", "done", "retry", "dead"])
         count = self._data.draw(st.integers(1, 3)) if verb == "done" else 1
         taken, places[:] = places[:count], places[count:]
+        settled = [place for place in range(len(self._stage.model.log)) if place not in self._stage.places(group)]
+        if (
+            verb == "done" and settled and self._data.draw(st.integers(0, 3)) == 0
+        ):  # as where some of a batch were taken over
+            taken.append(self._data.draw(st.sampled_from(settled)))
         deliveries = [self._stage.delivery(place) for place in taken]
         if verb == "done":
             return ReactUnit(deliveries, "done", self._outputs()), taken
@@ -92,7 +97,7 @@ class Doing:
         if group is None:
             return
         places = self._stage.places(group)
-        units = []
+        units: list[tuple[ReactUnit, list[int]]] = []
         while places and len(units) < 3:
             units.append(self._unit(group, places))
         note(f"react {group}: {[(unit.verb, taken, unit.outputs) for unit, taken in units]}")
@@ -131,7 +136,7 @@ class Doing:
 
     def break_run(self) -> None:
         open_ = [name for name, run in self._stage.model.runs.items() if run.status not in TERMINAL and not run.broken]
-        if open_ and self._data.draw(st.integers(0, 3)) == 0:
+        if open_:
             self._stage.break_run(self._one(sorted(open_)))
 
 
