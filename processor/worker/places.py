@@ -15,13 +15,16 @@ class Places:
         self._of_task = dict(of_task)
         self._on_free = on_free
         self.free_in_all = total
+        self.moves = 0  # how often an execution began, waited, went on or ended
 
     def take(self, task: str) -> None:
         """Also beyond the limit: what waited goes on at once."""
+        self.moves += 1
         self.free_in_all -= 1
         self._of_task[task] -= 1
 
     def leave(self, task: str) -> None:
+        self.moves += 1
         self.free_in_all += 1
         self._of_task[task] += 1
         self._on_free()

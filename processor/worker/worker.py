@@ -295,6 +295,7 @@ class Worker:
 
     async def work_until_idle(self) -> None:
         """Everything that can be done now is done; what waits for an answer, or for time to pass, stays."""
+        moves = -1
         while True:
             await self._keeping.passes.promote_all()
             idle = await self.step(block=False)
@@ -303,7 +304,9 @@ class Worker:
             if self.session.relaying.is_busy or self.reacting.held or await self._is_busy():
                 await self._change(0.02)
             elif idle:
-                return
+                if moves == self.places.moves:
+                    return
+                moves = self.places.moves  # what moved may have queued something for a stream that was read before
 
     async def _is_busy(self) -> bool:
         """Whether an execution goes on, or is about to: what it waits for is there."""
@@ -374,6 +377,7 @@ class Worker:
 
     def forget(self, execution: Execution) -> None:
         self.registry.remove(execution)
+        self.places.moves += 1
         self._changed.set()
 
     def look_again(self) -> None:
