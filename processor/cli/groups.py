@@ -182,7 +182,7 @@ def _tell_reset(out: Output, standing: Standing, place: Place, moved: Sequence[M
     lacking = [one.partition for one in moved if one.lacks(place)]
     if out.pretty:
         out.line(
-            f"{name}: {events(standing.lag)} to come; {acknowledged} were in members' hands, {dropped} retries went"
+            f"{name}: {events(standing.lag)} to come; {acknowledged} in members' hands and {_retries(dropped)} dropped"
         )
     else:
         told = {"group": name, "lag": standing.lag, "acknowledged": acknowledged, "dropped": dropped}
@@ -220,6 +220,10 @@ def _tell_deleted(out: Output, standing: Standing, deleted: Deleted) -> None:
     since = (standing.now - standing.group.told) / 1000
     if since < JUST_TOLD_SECONDS:
         out.say(f"A process told its bindings {ago(since)} ago. One that still has its reactions makes it anew.")
+
+
+def _retries(count: int) -> str:
+    return f"{count} retr{'y' if count == 1 else 'ies'}"
 
 
 # For programs.

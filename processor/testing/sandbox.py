@@ -76,9 +76,9 @@ class Sandbox:
             await successor.look_once()
 
     async def dead(self, task: Task[..., Any] | str) -> Sequence[DeadLetter]:
-        """The task's dead letters, newest first."""
-        name = task if isinstance(task, str) else task.name
-        return [letter async for letter in letters(await self._tail.session(), Wanted(task=name))]
+        """Dead letters, newest first, of the task; of the task or group of that name where it is a string."""
+        wanted = Wanted(task=task, group=task) if isinstance(task, str) else Wanted(task=task.name)
+        return [letter async for letter in letters(await self._tail.session(), wanted)]
 
     async def _working(self) -> Worker:
         """The worker, which knows every task that there is by now."""

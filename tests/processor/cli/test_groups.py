@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -114,7 +115,7 @@ async def test_show_at_a_terminal(cli: Cli, side: LogSide, terminal: Callable[..
     assert "audit  shared" in shown.seen
     assert "1 event waits for a worker: none that has group audit is alive (last: " in shown.seen
     assert "1: 1 to be given, 0 in members' hands, 0 to be tried again" in shown.seen
-    assert "run.failed  (told 0 s ago)" in shown.seen
+    assert re.search(r"run\.failed  \(told \d+ s ago\)", shown.seen)
     rows = [line.split() for line in shown.seen.splitlines() if line[:1].isdigit()]
     assert len(rows) == 8
     assert rows[side.keys.number("a")][:4] == [str(side.keys.number("a")), "1", "0", "0"]
@@ -181,7 +182,7 @@ async def test_reset_is_asked_for(cli: Cli, side: LogSide, terminal: Callable[..
     await asked.shows("Let group audit")
     asked.press("y\n")
     assert await asked.ended() == 0
-    assert "audit: 0 events to come; 1 were in members' hands, 0 retries went" in asked.seen
+    assert "audit: 0 events to come; 1 in members' hands and 0 retries dropped" in asked.seen
 
 
 @pytest.mark.parametrize(
@@ -213,7 +214,7 @@ async def test_delete(cli: Cli, side: LogSide) -> None:
     assert ended.code == 0, ended.err
     assert ended.records == [{"group": "audit", "deleted": True, "lag": 1, "pending": 1, "delayed": 1, "dead": 1}]
     assert "1 dead letter kept: `tailrace dead list audit --group`" in ended.err
-    assert "A process told its bindings 0 s ago. One that still has its reactions makes it anew." in ended.err
+    assert re.search(r"told its bindings \d+ s ago\. One that still has its reactions makes it anew\.", ended.err)
     assert (await cli.here("groups", "list")).records == []
 
 

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from processor import Tailrace
+from processor.core.events import Event
 from processor.core.settings import Settings
 from processor.store.dead import DeadLetter, Wanted, find, kinds_of, letters, purge, requeue
 from processor.store.resets import delete_group
+from processor.testing import sandbox
 from tests.processor.store.letters import EPOCH, bury
 from tests.processor.store.logside import LogSide, letter
 from tests.support.servers import TestServer
@@ -163,3 +165,23 @@ async def test_both_kinds_at_once(side: LogSide) -> None:
     assert answers[0].letter == task
     assert answers[0].run.startswith("a~")
     assert answers[1].run == "a"
+
+
+async def test_in_a_sandbox() -> None:
+    """A test asks for the letters of a group by its name."""
+    tail = Tailrace()
+
+    @tail.on("order.paid", group="audit", retry=1)
+    async def book(event: Event[Any]) -> None:
+        raise KeyError("price")
+
+    async with sandbox(tail) as box:
+        await tail.run("order-1").emit("order.paid", {"cents": 500})
+        await box.drain()
+        [found] = await box.dead("audit")
+    assert (found.group, found.run, found.error, found.data) == (
+        "audit",
+        "order-1",
+        "KeyError: 'price'",
+        {"cents": 500},
+    )
