@@ -29,7 +29,7 @@ from bench.process.hired import hired
 from bench.process.oracle import Drained, Meanwhile, nothing_else, read_feeds
 from bench.react.events import append_facts, even_runs, in_blocks, own_runs
 from bench.react.handlers import CONCURRENCY, GROUP, Handlers
-from bench.react.oracle import faults, last_output, until_read
+from bench.react.oracle import check_handled, faults, last_output, until_read
 from bench.report import Report
 from bench.server import Served, served_by_tcp
 from processor.client.tailrace import Tailrace
@@ -116,13 +116,12 @@ def drain_reactions(
         cpu, server_cpu = cpu_seconds(worker.pid) - cpu, cpu_seconds(server.pid) - server_cpu
         meanwhile(False)
         told = worker.end()
-        found = [] if told["handled"] == events else [f"{told['handled']} events were handled"]
+        check_handled(told["handled"], events)
         if outputs:
             feeds = read_feeds(redis, keys, list(expected))
-            found += faults(feeds, expected)
+            if found := faults(feeds, expected):
+                raise RuntimeError("; ".join(found))
             ended = last_output(feeds)
-    if found:
-        raise RuntimeError("; ".join(found))
     return Drained(events, ended - told["began"], cpu, server_cpu)
 
 

@@ -20,7 +20,7 @@ from redis import Redis
 from bench.fleet import cpu_seconds
 from bench.process.hired import hired
 from bench.react.handlers import FACTS, Handlers
-from bench.react.oracle import behind, until_read
+from bench.react.oracle import behind, check_handled, until_read
 from bench.report import Report
 from bench.server import served_by_tcp
 from processor.client.run import Run
@@ -101,8 +101,10 @@ def _window(aof: Aof, kind: str, seconds: float) -> Window:
         left = behind(redis, keys, GROUPS[kind])
         runner.run(tail.close())
         handled = worker.end()["handled"]
-        if kind == "facts" and (handled != RUNS * MATCHING or left):
-            raise RuntimeError(f"{handled} of {RUNS * MATCHING} facts were handled; there still are: {left}")
+        if kind == "facts":
+            check_handled(handled, RUNS * MATCHING)
+            if left:
+                raise RuntimeError(f"there still are: {left}")
     return Window(written, took, idle * 100, busy * 100, of_server * 100, logged)
 
 

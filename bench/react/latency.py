@@ -14,7 +14,7 @@ from redis import Redis
 from bench.process.hired import hired
 from bench.react.events import ASKED, even_runs
 from bench.react.handlers import GROUP, Handlers
-from bench.react.oracle import until_read
+from bench.react.oracle import check_handled, until_read
 from bench.report import Report
 from bench.server import served_by_tcp
 from gateway.collector import calm_collector
@@ -64,8 +64,7 @@ def _round(aof: Aof, seconds: float) -> tuple[Sequence[float], float]:
             until_read(redis, keys, [GROUP], worker)
         latencies: list[float] = worker.end()["latencies_us"]
     expected = int((WARM_SECONDS + seconds) * RATE)
-    if len(latencies) != expected:
-        raise RuntimeError(f"{len(latencies)} of {expected} events were handled")
+    check_handled(len(latencies), expected)
     return latencies[int(WARM_SECONDS * RATE) :], behind
 
 

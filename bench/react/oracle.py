@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from bench.process.oracle import SHOWN, Entry, Feeds
 from bench.react.events import ASKED, DONE
 from processor.core.keys import Keyspace
 
-__all__ = ["behind", "faults", "last_output", "until_read"]
+__all__ = ["behind", "check_handled", "faults", "last_output", "until_read"]
 
 LOOK_SECONDS: Final = 0.05
 DRAIN_SECONDS: Final = 180.0
@@ -60,6 +61,14 @@ def until_read(
             raise TimeoutError(f"after {seconds:g} s there still are: {left}")
         worker.check()
         time.sleep(LOOK_SECONDS)
+
+
+def check_handled(handled: int, events: int) -> None:
+    """Raises RuntimeError if some were not. A handler may be called again, its outputs count once."""
+    if handled < events:
+        raise RuntimeError(f"{handled} of {events} events were handled")
+    if handled > events:
+        print(f"{handled - events} of {events} events were handled twice", file=sys.stderr, flush=True)
 
 
 def faults(feeds: Feeds, expected: Mapping[str, int]) -> list[str]:
