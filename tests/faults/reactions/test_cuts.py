@@ -11,7 +11,6 @@ from processor.store.scripts import load_script
 from tests.faults.reactions.oracle import judge_once
 from tests.faults.reactions.world import LONG_SECONDS, SHORT_OR_LONG, the_world
 from tests.support.proxy import Break, How, Plan, fault_proxy
-from tests.support.until import until
 
 FACTS = 10  # of each run
 HOWS: tuple[How, ...] = ("close", "reset", "silent")
@@ -32,7 +31,7 @@ async def test_reply_cut_off(asked: str) -> None:
     """The reply to a read or a settlement is cut off: it was done, and is not done again, long before any claim."""
     word = b"XREADGROUP" if asked == "read" else load_script(asked).sha
     async with the_world(visibility_seconds=120.0) as world, fault_proxy(world.server.socket) as proxy:
-        proxy.plan = cutting(word, 20)
+        proxy.plan = cutting(word, 80)
         await world.begin_worker(url=proxy.url)
         facts = await world.told(FACTS)
         history = await world.verdict()
@@ -72,14 +71,13 @@ async def test_cut_connections(seconds: float) -> None:
 async def test_half_open_connections() -> None:
     """A worker whose network fell silent in mid-work loses its events to another; hearing again, it changes nothing."""
     async with the_world(visibility_seconds=1.0) as world, fault_proxy(world.server.socket) as proxy:
-        await world.begin_worker(url=proxy.url)
+        await world.begin_worker("silent", url=proxy.url)
         facts = await world.told(1, data={"gate": "g"})
-        all_groups = len(facts) * len(world.groups)
-        await until(lambda: world.begun(facts) == all_groups, "the first worker handles all of them", 20)
+        await world.all_begin(facts, "silent")
         proxy.plan = lambda number: Break(0, "silent")  # it may connect again, and hears nothing there either
         proxy.break_all("silent")
-        await world.begin_worker()
-        await until(lambda: world.begun(facts) == 2 * all_groups, "the second worker has taken all of them over", 20)
+        await world.begin_worker("heir")
+        await world.all_begin(facts, "heir")
         world.open_gate("g")
         proxy.plan = None
         await world.verdict()

@@ -25,11 +25,10 @@ async def test_frozen_worker_changes_nothing_afterwards(consumer: str | None, wa
     async with the_world(visibility_seconds=VISIBILITY) as world:
         zombie = await world.begin_worker("zombie", consumer=consumer)
         facts = await world.told(1, runs=RUNS, data={"gate": "g"})
-        all_groups = RUNS * len(world.groups)
-        await until(lambda: world.begun(facts) == all_groups, "the first worker handles all of them", 20)
+        await world.all_begin(facts, "zombie")
         zombie.send(signal.SIGSTOP)
         heir = await world.begin_worker("heir", consumer=consumer)
-        await until(lambda: world.begun(facts) == 2 * all_groups, "the second worker has taken all of them over", 20)
+        await world.all_begin(facts, "heir")
         if wakes == "before the heir ends":
             zombie.send(signal.SIGCONT)
             world.open_gate("g")

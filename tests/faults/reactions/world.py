@@ -68,6 +68,21 @@ class World(Crew):
         known = set(facts)
         return sum(line.fact in known for line in self.journal if line.what == "begins" and group in ("", line.group))
 
+    async def all_begin(self, facts: Collection[Fact], who: str) -> None:
+        """Waits until this worker handles all of these in every group; of an ordered one, where what was lost with another
+        worker runs alone, one in each partition at least."""
+        async with self.client() as client:
+            keys = await self.keys(client)
+        partitions = {keys.number(fact.run) for fact in facts}
+
+        def begun(group: str) -> bool:
+            theirs = {line.fact for line in self.journal if (line.group, line.what, line.who) == (group, "begins", who)}
+            if POLICIES[group].get("ordered"):
+                return {keys.number(fact.run) for fact in theirs & {*facts}} == partitions
+            return theirs >= {*facts}
+
+        await until(lambda: all(begun(group) for group in self.groups), f"{who} handles all of them", 20)
+
     @property
     def progress(self) -> int:
         journal = self.folder / JOURNAL
