@@ -225,7 +225,7 @@ def _row(letter: DeadLetter, now: datetime) -> list[str | Text]:
 
 def _label(letter: DeadLetter) -> str:
     """As `show` and --run take it."""
-    return f"{letter.run}@{letter.seq}" if letter.group else letter.run
+    return f"{letter.run}@{letter.seq}" if letter.group and letter.seq else letter.run
 
 
 async def _show(out: Output, text: str) -> None:
@@ -250,10 +250,11 @@ def _describe(out: Output, letter: DeadLetter, thread: str | None) -> None:
     lines = {
         "task": letter.task,
         "group": letter.group,
-        "event": f"{letter.type} ({letter.queued})" if letter.group else "",
+        "event": f"{letter.type} ({letter.queued})" if letter.group and letter.queued else "",
+        "entry": letter.entry,
         "thread": thread or "",
         "labels": " ".join(f"{name}={value}" for name, value in letter.labels.items()),
-        "data" if letter.group else "input": _cause(letter),
+        "data" if letter.group else "input": "" if letter.entry else _cause(letter),
         "happened" if letter.group else "queued": began,
         "dead": f"{_clock(letter.died, now)}{lived}",
         "attempts": str(letter.attempts),
@@ -266,6 +267,9 @@ def _describe(out: Output, letter: DeadLetter, thread: str | None) -> None:
     if letter.traceback:
         out.line()
         out.line("  " + letter.traceback.rstrip("\n").replace("\n", "\n  "))
+    if letter.entry:
+        out.say("An inlet's: mend its function, then add the entry to its stream again.")
+        return
     again = f"give it to {letter.group} again" if letter.group else "run it again"
     out.say(f"To {again}: tailrace dead requeue --run {_label(letter)}")
 
@@ -318,10 +322,16 @@ def _why(answer: Requeued) -> str:
         "gone": "was requeued or deleted by somebody else meanwhile",
         "busy": f"stays: its thread is busy with {answer.detail}",
         "full": f"stays: {answer.detail} has too much waiting already",
-        "lost": "stays: what it was started with is lost",
+        "lost": _why_lost(answer.letter),
         "unbound": f"stays: there is no group {answer.letter.group} any more; a worker with its reactions makes it anew",
     }
     return reasons.get(answer.word, f"stays: {answer.word}")
+
+
+def _why_lost(letter: DeadLetter) -> str:
+    if letter.entry:
+        return f"stays: mend inlet {letter.group}, then add entry {letter.entry} to its stream again"
+    return f"stays: {'its event' if letter.group else 'what it was started with'} is lost"
 
 
 async def _purge(out: Output, places: Sequence[Place]) -> int:

@@ -171,6 +171,7 @@ def _letter(partition: int, source: _Source, id: bytes, held: Mapping[bytes, byt
         held.get(b"i", b"").decode(),
         held.get(b"e", b""),
         held.get(b"f", b""),
+        held.get(b"x", b"").decode(),
     )
 
 

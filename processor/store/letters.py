@@ -34,6 +34,7 @@ class DeadLetter:
     queued: str  # feed ID of the run.queued or event, "" if it was lost
     payload: bytes  # of that, b"" if it was lost
     failed: bytes  # of a task the payload of run.failed; of a reaction JSON with error, reason, attempts
+    entry: str = ""  # of an inlet: the entry of its stream, which could be no event
 
     @property
     def task(self) -> str:
@@ -116,6 +117,7 @@ class DeadLetter:
         began = rfc3339(self.began) if self.began is not None else None
         of_task = {"task": self.task, "queued": began}
         of_group = {"group": self.group, "event": self.queued or None, "type": self.type or None, "happened": began}
+        of_group["entry"] = self.entry or None
         members: dict[str, Any] = {
             "run": self.run,
             **(of_task if self.task else of_group),

@@ -277,6 +277,23 @@ async def test_a_name_that_means_both(cli: Cli, side: LogSide) -> None:
     assert (await cli.here("dead", "list", "audit", "--group", "--task")).code == 2
 
 
+async def test_a_letter_of_an_inlet(cli: Cli, side: LogSide, terminal: Callable[..., Terminal]) -> None:
+    """It tells which entry could be no event; it cannot be given back, and what to do instead is told."""
+    fields = {"r": "a", "x": "17-0", "f": '{"error":"KeyError: 3","reason":"error","attempts":1}', "f:order": "5"}
+    side.client.xadd(side.part("a").dead_group("orders"), fields, id="1000-1")
+    [record] = (await cli.here("dead", "list", "orders")).records
+    assert (record["run"], record["entry"], record["error"]) == ("a", "17-0", "KeyError: 3")
+    assert "event" not in record
+    env = {"TAILRACE_REDIS_URL": cli.url}
+    shown = terminal("dead", "show", "a", env=env)
+    assert await shown.ended() == 0
+    assert "entry     17-0" in shown.seen
+    assert "add the entry to its stream again" in shown.seen
+    refused = terminal("dead", "requeue", "orders", env=env)
+    assert await refused.ended() == 4
+    assert "a  stays: mend inlet orders, then add entry 17-0 to its stream again" in refused.seen
+
+
 async def test_a_letter_of_a_group_that_is_gone(cli: Cli, side: LogSide) -> None:
     """It stays, and why is told; exit code 4."""
     letter(side, "audit", "a", died=1000)
