@@ -111,13 +111,16 @@ async def claim(
     for entry, deliveries, fields in zip(taken[::3], taken[1::3], taken[2::3], strict=True):
         delivery = delivery_of(partition, entry, fields)
         if delivery is not None:
-            found.append(delivery._replace(tries=delivery.tries + deliveries - 1, lost=deliveries - 1))
+            lost = deliveries - 1 if own else deliveries  # what this process was given and never got has not begun
+            found.append(delivery._replace(tries=delivery.tries + lost, lost=lost))
     return Claimed(word.decode(), found, len(gone), last.decode())
 
 
-def hold_command(script: Script, log: str, group: str, consumer: str, entries: Sequence[str]) -> Command:
-    """hold.lua's call. log: the key."""
-    return (b"EVALSHA", script.sha, 1, log, group, consumer, *entries)
+def hold_command(
+    script: Script, log: str, group: str, consumer: str, entries: Sequence[str], begun: int = 0
+) -> Command:
+    """hold.lua's call. log: the key. begun: how often they were, with the time that begins now; 0: nothing begins."""
+    return (b"EVALSHA", script.sha, 1, log, group, consumer, begun, *entries)
 
 
 def skip_command(script: Script, keys: PartitionKeys, group: str, version: str, entries: Sequence[str]) -> Command:

@@ -230,7 +230,10 @@ class SharedGroup:
             self._hold_it(delivery)
             if self._is_set_aside(reaction, delivery):
                 continue
-            self._put(reaction, delivery, event, batches)
+            if delivery.lost:
+                self._begin_later(reaction, delivery, event)
+            else:
+                self._put(reaction, delivery, event, batches)
         for partition, skipped in unwanted.items():
             self._skip(partition, skipped)
 
@@ -288,9 +291,30 @@ class SharedGroup:
         reaction = self.group.of(event)
         assert reaction is not None  # it was set aside for its reaction
         log.warning("suspect_runs_alone", group=self.group.name, run=delivery.run, tries=delivery.tries)
-        self._lanes[id(reaction)].put(Call((delivery,), (event,)))
+        await self._begin_again(reaction, delivery, event)
         await self._until(lambda: not self._is_busy or self._worker.stopping.is_set(), patience)
         return True
+
+    def _begin_later(self, reaction: Reaction, delivery: Delivery, event: Event[Any]) -> None:
+        task = self._loop.create_task(self._begin_again(reaction, delivery, event), name="tailrace-begin-again")
+        self._skipping.add(task)
+        task.add_done_callback(self._skipping.discard)
+
+    async def _begin_again(self, reaction: Reaction, delivery: Delivery, event: Event[Any]) -> None:
+        """An entry that was lost with the process that had it: that it begins once more is noted first, so that the one that
+        kills its processes is known by its count, and what only waits beside it is not."""
+        key = self._session.keys.partitions[delivery.partition].log
+        command = hold_command(self._hold, key, self.group.name, self._consumer, [delivery.entry], delivery.lost + 1)
+        try:
+            gone = await self._calls.script(self._hold, *command)
+        except ServerError:
+            self._own_seen = -1  # it is found among own pending ones
+            gone = True
+        if gone:
+            self._held.pop((delivery.partition, delivery.entry), None)
+        else:
+            self._lanes[id(reaction)].put(Call((delivery,), (event,)))
+        self._wake()
 
     @property
     def _is_busy(self) -> bool:

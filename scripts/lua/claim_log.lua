@@ -8,11 +8,11 @@
 -- ARGV[4] idle_ms       one visibility timeout: how long an entry must be idle, and how long nobody claims after a silence
 -- ARGV[5] limit         how many entries at most
 -- ARGV[6] after         only entries behind this ID; "-" for all
--- Returns {"taken" or "quiet", {entry ID, deliveries, fields, …}, entry IDs that were acknowledged since the log lost them, where to
+-- Returns {"taken" or "quiet", {entry ID, how often it was given out to begin, fields, …}, entry IDs that were acknowledged since the log lost them, where to
 --   go on or ""}, or {"nogroup"}. Times are the server's
 -- Flags   allow-oom
--- Holds   live consumers had a whole visibility timeout to renew before anything is taken from them; a takeover counts as a delivery,
---   looking at one's own does not
+-- Holds   live consumers had a whole visibility timeout to renew before anything is taken from them; counts stay: who takes an entry over
+--   raises its count when it begins it (hold.lua), so that what only waits beside a poison entry loses no try
 -- @include clock
 -- @include quiet
 
@@ -35,8 +35,8 @@ local function take(entry, owner, idle, deliveries)
     gone[#gone + 1] = entry
   elseif is_own then
     tell(entry, deliveries, found[2])
-  elseif owner ~= consumer and redis.call('XCLAIM', log, group, consumer, idle_ms, entry)[1] then
-    tell(entry, deliveries + 1, found[2])
+  elseif owner ~= consumer and redis.call('XCLAIM', log, group, consumer, idle_ms, entry, 'JUSTID')[1] then
+    tell(entry, deliveries, found[2])
   end
 end
 

@@ -1,21 +1,26 @@
--- Push back the visibility of log entries that a group's consumer still holds.
+-- Push back the visibility of log entries that a group's consumer still holds, and count how often they were begun.
 --
 -- KEYS[1] log           facts and bound increments of the partition's runs
 -- ARGV[1] group
 -- ARGV[2] consumer      which holds them
+-- ARGV[3] begun         how often, with the time that begins now; 0: nothing begins
 -- then entry IDs
 -- Returns the entries that it holds no more: settled, or taken over. Times are the server's
 -- Flags   allow-oom
--- Holds   an entry that somebody took over is not taken back; counts of deliveries stay
+-- Holds   an entry that somebody took over is not taken back
 
-local log, group, consumer = KEYS[1], ARGV[1], ARGV[2]
+local log, group, consumer, begun = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 local lost, kept = {}, {}
-for i = 3, #ARGV do
+for i = 4, #ARGV do
   local found = redis.call('XPENDING', log, group, ARGV[i], ARGV[i], 1, consumer)[1]
   local list = found and kept or lost
   list[#list + 1] = ARGV[i]
 end
 if #kept > 0 then
+  if begun ~= '0' then
+    kept[#kept + 1] = 'RETRYCOUNT'
+    kept[#kept + 1] = begun
+  end
   kept[#kept + 1] = 'JUSTID'
   redis.call('XCLAIM', log, group, consumer, 0, unpack(kept))
 end
