@@ -11,9 +11,9 @@ import structlog
 from processor.core.errors import BadInput
 from processor.core.routing import Binding, increments
 from processor.store.connection import uncancelled
-from processor.store.space import Scripted
+from processor.store.space import Scripted, Space
 
-__all__ = ["FORGET_SECONDS", "Bound", "Declared", "Mode", "WhenBehind", "bind"]
+__all__ = ["FORGET_SECONDS", "Bound", "Declared", "Mode", "WhenBehind", "bind", "read_cuts"]
 
 log = structlog.get_logger("tailrace.groups")
 Mode = Literal["shared", "ordered"]
@@ -54,6 +54,22 @@ async def bind(space: Scripted, group: Declared) -> Bound:
     bound = Bound(version, tuple(_parsed(group.name, texts)))
     await _bind_partitions(space, group.name, bound, start, behind)
     return bound
+
+
+async def read_cuts(space: Space, groups: Sequence[str]) -> dict[tuple[str, int], str]:
+    """Where the log was cut off behind a group that was too far behind: (group, partition) → the first entry left. One round
+    trip. Raises redis-py's errors."""
+    redis: Any = space.redis
+    async with redis.pipeline(transaction=False) as pipe:
+        for keys in space.keys.partitions:
+            pipe.execute_command("HMGET", keys.meta, *(f"cut:{group}" for group in groups))
+        rows = await uncancelled(pipe.execute())
+    return {
+        (group, partition): first.decode()
+        for partition, row in enumerate(rows)
+        for group, first in zip(groups, row, strict=True)
+        if first
+    }
 
 
 async def _bind_partitions(space: Scripted, group: str, bound: Bound, start: str, behind: str) -> None:

@@ -10,7 +10,7 @@ import structlog
 
 from processor.client.reaction import Group
 from processor.client.renewal import Call
-from processor.store.groups import Mode
+from processor.store.groups import Mode, read_cuts
 from processor.worker.ordering import OrderedGroup
 from processor.worker.shared_group import SharedGroup
 
@@ -77,7 +77,9 @@ class Reacting:
 
     def __init__(self, worker: Worker, changed: Callable[[], None]) -> None:
         self._readers = [KINDS[group.mode](worker, group, changed) for group in worker.groups.values()]
+        self._session = worker.session
         self._loops: list[asyncio.Task[None]] = []
+        self._cuts: dict[tuple[str, int], str] = {}  # that were told
 
     @property
     def held(self) -> int:
@@ -116,6 +118,16 @@ class Reacting:
     async def look(self) -> None:
         for reader in self._readers:
             await reader.look()
+        if self._readers:
+            await self._tell_cuts()
+
+    async def _tell_cuts(self) -> None:
+        """A group that was behind a full log has missed events for good."""
+        cuts = await read_cuts(self._session, [reader.group.name for reader in self._readers])
+        for (group, partition), first in cuts.items():
+            if self._cuts.get((group, partition)) != first:
+                log.warning("group_was_cut", group=group, partition=partition, first=first)
+        self._cuts = cuts
 
     async def drain(self, seconds: float) -> None:
         """The worker stops: nothing is read any more."""
