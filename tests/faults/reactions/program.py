@@ -11,7 +11,7 @@ import json
 import os
 import random
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +26,7 @@ from tailrace import Tailrace
 from tests.faults.reactions.handlers import tail_of
 from tests.faults.reactions.oracle import FACT, Fact
 
-__all__ = ["React", "Tell", "accepted_in", "react", "tell"]
+__all__ = ["React", "Swarm", "Tell", "accepted_in", "react", "swarm", "tell"]
 
 log = structlog.get_logger("faults")
 PAUSE: Final = 0.05  # before a fact is told again that was refused
@@ -55,6 +55,58 @@ async def _react(order: React) -> None:
     await worker.run()
     await tail.close()
     log.info("worker_ended")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swarm:
+    """Light workers in one process, each with a client of its own; each second some leave and others join."""
+
+    seed: str
+    groups: tuple[str, ...]
+    workers: int
+
+
+def swarm(order: Swarm) -> None:
+    """Until SIGTERM."""
+    configure("json")
+    uvloop.run(_swarm(order))
+
+
+async def _swarm(order: Swarm) -> None:
+    rng, stop = random.Random(order.seed), asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    workers: dict[Worker, asyncio.Task[None]] = {}
+
+    def join() -> None:
+        worker = Worker(tail_of(order.groups))
+        workers[worker] = asyncio.create_task(_work_light(worker))
+
+    async def leave(leaving: Sequence[Worker]) -> None:
+        for worker in leaving:
+            worker.stop()
+        await asyncio.gather(*(workers.pop(worker) for worker in leaving))
+
+    for _ in range(order.workers):
+        join()
+    log.info("swarm_begins", workers=len(workers))
+    while not stop.is_set():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), 1.0)
+        opened = [worker for worker in workers if hasattr(worker, "reacting")]
+        await leave(rng.sample(opened, min(len(opened), rng.randint(1, order.workers // 2))))
+        while len(workers) < order.workers and not stop.is_set():
+            join()
+    while workers:
+        await leave([worker for worker in workers if hasattr(worker, "reacting")])
+        await asyncio.sleep(PAUSE)
+    log.info("swarm_ended")
+
+
+async def _work_light(worker: Worker) -> None:
+    try:
+        await worker.run()
+    finally:
+        await worker.tail.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -13,9 +14,10 @@ from typing import Any, Final
 
 from processor.core.keys import Keyspace
 from tests.faults.crew import LONG_SECONDS, LOOK_SECONDS, SHORT_OR_LONG, Crew, a_crew
+from tests.faults.forked import Forked
 from tests.faults.reactions.handlers import JOURNAL, POLICIES, SINKS, gate_of, journaled_in
 from tests.faults.reactions.oracle import Effect, Fact, Group, History, Journaled, facts_of, judge
-from tests.faults.reactions.program import React, Tell, accepted_in, react, tell
+from tests.faults.reactions.program import React, Swarm, Tell, accepted_in, react, swarm, tell
 from tests.faults.served import Fsync
 from tests.support.servers import Daemon
 from tests.support.until import until
@@ -34,9 +36,29 @@ class World(Crew):
     program = staticmethod(react)
     defaults = MappingProxyType({"partitions": 4})
     groups: tuple[str, ...] = ALL
+    _swarm: Forked | None = None
 
     def order(self, *, groups: Sequence[str] | None = None, **options: Any) -> React:
         return React(groups=tuple(self.groups if groups is None else groups), **options)
+
+    async def begin_swarm(self, workers: int) -> None:
+        """Light workers in one process, which join and leave by themselves until the verdict."""
+        order = Swarm(seed=self.seed, groups=self.groups, workers=workers)
+        self._swarm = Forked("swarm", swarm, order, folder=self.folder, env={**self.env, "FAULTS_NAME": "swarm"})
+        self.gone.append(self._swarm)  # what it logs counts
+        await self.blocking(self._swarm.start)
+        await self._swarm.says("swarm_begins")
+
+    async def stop_swarm(self) -> None:
+        if self._swarm is not None:
+            self._swarm.send(signal.SIGTERM)
+            code = await self._swarm.ended(30)
+            assert code == 0, f"the swarm ended with {code}: {self._swarm.said[-3000:]}"
+
+    def kill_all(self) -> None:
+        if self._swarm is not None:
+            self._swarm.kill()
+        super().kill_all()
 
     # Producers.
 
@@ -204,6 +226,7 @@ class World(Crew):
         """Ends the producers, waits for rest, and asserts that all was done as promised. The history, for more."""
         begin = time.monotonic()
         await self.stop_producers()
+        await self.stop_swarm()
         await self.at_rest(deadline)
         print(f"  at rest {time.monotonic() - begin:.1f} s after the last order")
         history = await self.history(dead=dead, unhandled=unhandled)
