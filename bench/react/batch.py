@@ -29,6 +29,7 @@ SHAPES: Final = {
     "own": Shape("batches with outputs, a run an event", "batch", 0),
     "few, nothing": Shape(f"batches without outputs, events of {FEW_RUNS} runs", "batch_nothing", FEW_RUNS),
 }
+JUDGED: Final = {"few": "batches", "few, nothing": "batches_without_outputs"}  # that one writes to a single stream
 AGAINST: Final = {"few": "outputs", "own": "outputs", "few, nothing": "nothing"}
 
 
@@ -57,12 +58,15 @@ def measure_batch(report: Report, aof: Aof, *, quick: bool, peers: Sequence[str]
         drains |= {what: _drain_of(peer, sizes.peer, what) for what in ("outputs", "nothing")}
     drained = in_turn(drains, lambda: served_by_tcp(aof), sizes.rounds)
     for name, shape in SHAPES.items():
-        row(report, f"batch, {name}", shape.title, drained[name])
-        target = f"react.batch_{name.replace(', ', '_')}_of_{PEER}"
-        if PEER not in peers:
-            report.skip(target, f"--peers {PEER} runs it", "at least", OF_PEER)
+        against = drained.get(AGAINST[name], ())
+        row(report, f"batch, {name}", shape.title, drained[name], against, f"of {PEER}")
+        if name not in JUDGED:
             continue
-        report.judge(target, ratios(drained[name], drained[AGAINST[name]]), "at least", OF_PEER)
+        target = f"react.{JUDGED[name]}_of_{PEER}"
+        if against:
+            report.judge(target, ratios(drained[name], against), "at least", OF_PEER)
+        else:
+            report.skip(target, f"--peers {PEER} runs it", "at least", OF_PEER)
     for what in sorted(set(AGAINST.values()) & set(drained)):
         title = f"{peer.title}, batches {'with outputs' if what == 'outputs' else 'without'}"
         row(report, f"batch, {PEER}, {what}", title, drained[what])

@@ -141,14 +141,21 @@ async def _queued(url: str, shape: Shape, events: int) -> tuple[Keyspace, Mappin
         return keys, Counter(runs)
 
 
-def row(report: Report, key: str, title: str, rounds: Sequence[Drained], floor: Sequence[Drained] = ()) -> None:
-    """Rate, ratio to the floor, and CPU on both sides."""
+def row(
+    report: Report,
+    key: str,
+    title: str,
+    rounds: Sequence[Drained],
+    against: Sequence[Drained] = (),
+    of: str = "of the floor",
+) -> None:
+    """Rate, ratio to what it is compared with, and CPU on both sides."""
     rates = [one.per_second for one in rounds]
     note = f"{min(rates):,.0f} to {max(rates):,.0f}; {statistics.median(one.cpu_us for one in rounds):.1f} us of Python's CPU"
     if server := statistics.median(one.server_us for one in rounds):
         note += f", {server:.1f} of the server's"
-    if floor:
-        note += f"; {statistics.median(ratios(rounds, floor)):.2f} of the floor"
+    if against:
+        note += f"; {statistics.median(ratios(rounds, against)):.2f} {of}"
     report.row(
         title,
         f"{statistics.median(rates):,.0f}/s",
