@@ -14,7 +14,7 @@ from processor.store.executing import GROUP, Taken
 from processor.store.line import Line
 from processor.worker.places import Places
 
-__all__ = ["Reading"]
+__all__ = ["RARE_SECONDS", "Reading"]
 
 log = structlog.get_logger("tailrace.worker")
 BLOCK_SECONDS: Final = (
@@ -26,8 +26,7 @@ ANSWER_SECONDS: Final = 5.0  # behind the end of a block
 DEEP_COUNT: Final = (
     50  # entries of one stream while there is more than can be taken: a call's costs are shared by as many
 )
-
-WIDE_SECONDS: Final = 0.05  # between two looks at rare tasks under load
+RARE_SECONDS: Final = 0.05  # between two looks at rare tasks under load
 
 _Stream = tuple[int, str]  # partition, task
 
@@ -76,7 +75,7 @@ class Reading:
             await self._make_groups()
         if self._is_round_over or self.all_empty:
             self._empty.clear()
-        seconds = self._block_seconds(rest) if block else 0
+        seconds = self._block_seconds(rest) if block and not self.is_only_rare else 0
         self._is_round_over = seconds > 0  # and the next one begins
         command: list[str | int] = ["XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", count]
         if seconds:
@@ -119,13 +118,18 @@ class Reading:
         count = min(room // len(chosen), *(free[task] // n for task, n in named.items()))
         return chosen, max(1, count), rest
 
+    @property
+    def is_only_rare(self) -> bool:
+        """Whether no other task has a free place: then it is for a change to end the wait, not for a read that blocks."""
+        return bool(self._rare) and not any(self._places.free(task) for task in self._tasks if task not in self._rare)
+
     def _is_wide_due(self) -> bool:
         if not self._rare:
             return False
         now = asyncio.get_running_loop().time()
         if now < self._wide_due:
             return False
-        self._wide_due = now + WIDE_SECONDS
+        self._wide_due = now + RARE_SECONDS
         return True
 
     def _block_seconds(self, rest: Sequence[_Stream]) -> float:

@@ -31,7 +31,7 @@ from processor.worker.keeping import Keeping
 from processor.worker.lobby import Lobby
 from processor.worker.places import Places
 from processor.worker.reacting import Reacting
-from processor.worker.reading import Reading
+from processor.worker.reading import RARE_SECONDS, Reading
 from processor.worker.registry import Registry
 from processor.worker.starting import Starting
 
@@ -189,6 +189,8 @@ class Worker:
                     return entries
                 if not self.places.any_free:
                     await self._change()
+                elif block and self._reading.is_only_rare:
+                    await self._change(RARE_SECONDS)
                 return await self._reading.read(block=block)
         except ServerError as error:
             log.warning("read_failed", error=error.code, message=error.message)

@@ -172,3 +172,35 @@ async def test_the_deadline_of_the_whole(shop: Shop) -> None:
                 await child.result()
             assert (await run.state()).attempt == 1
     assert shop.begun == [1]
+
+
+async def test_a_full_task_keeps_no_flow_waiting(shop: Shop) -> None:
+    """While every place of a worker's tasks is taken it takes flows all the same, and no place that comes free waits for them."""
+    tail, turns = shop.tail, asyncio.Semaphore(0)
+
+    @tail.task(concurrency=1)
+    async def busy(run: Run) -> None:
+        await turns.acquire()
+
+    with anyio.fail_after(20):
+        async with working(tail, tasks=["busy"]):
+            runs = [await busy.start() for _ in range(20)]
+            await until(lambda: _is_running(runs), "one is executed")
+            flow = await group(shop.number.bind(1)).start()
+            await until(lambda: _has(flow, 1), "the flow is taken")
+            begin = time.monotonic()
+            for _ in runs:
+                turns.release()
+            for run in runs:
+                await run.result()
+            print(f"20 turns took {time.monotonic() - begin:.2f} s")
+            await (await children(flow, "number"))[0].emit("run.finished", {"result": 7})
+            assert await flow.result() == [7]
+
+
+async def _is_running(runs: list[Run]) -> bool:
+    return any([(await run.state()).status == "running" for run in runs])
+
+
+async def _has(run: Run, count: int) -> bool:
+    return len(await children(run, "number")) == count
