@@ -482,6 +482,7 @@ class SharedGroup:
         for partition in range(len(self._session.keys.partitions)):
             after = "-"
             while after:
+                known = {*self._held, *((one.partition, one.entry) for one in self._inbox)}  # may be settled before it answers
                 with speaking_of(self._session.server.address.url):
                     page = await claim(
                         self._session,
@@ -494,7 +495,7 @@ class SharedGroup:
                         after=after,
                     )
                 self._tell_lost(page.lost)
-                found += [one for one in page.deliveries if (partition, one.entry) not in self._held]
+                found += [one for one in page.deliveries if (partition, one.entry) not in known]
                 after = page.after
         return found
 
