@@ -482,7 +482,8 @@ class SharedGroup:
         for partition in range(len(self._session.keys.partitions)):
             after = "-"
             while after:
-                known = {*self._held, *((one.partition, one.entry) for one in self._inbox)}  # may be settled before it answers
+                # Before it is asked: what is in hands now may be settled when the answer comes.
+                known = {*self._held, *((one.partition, one.entry) for one in self._inbox)}
                 with speaking_of(self._session.server.address.url):
                     page = await claim(
                         self._session,
