@@ -136,8 +136,10 @@ class Session:
     async def settle_topology(self, partition: int, answered: str) -> Keyspace:
         """After a script answered `topology`: the keyspace to go on with, its partition having the layout. Raises ServerError."""
         with speaking_of(self.server.address.url):
-            self._keys = await settle_layout(self.redis, self.keys, partition, answered)
-        await self.bind_groups()  # whoever forgot the layout forgot the groups
+            known, self._keys = self.keys, await settle_layout(self.redis, self.keys, partition, answered)
+        if self._keys.layout != known.layout:
+            log.warning("namespace_made_anew", namespace=known.namespace)  # flushed, perhaps
+            await self.bind_groups()
         return self._keys
 
     # Passes: every gateway, worker and process with an owned run looks over each partition, and the scripts decide.

@@ -315,5 +315,5 @@ class Scripts:
 
     async def trim(self, keys: PartitionKeys) -> int:
         """How many entries of the log went."""
-        removed: int = await self.call("trim", [keys.log], [])
+        removed: int = await self.call("trim", [keys.meta, keys.log], [self.limits.log])
         return removed

@@ -137,7 +137,8 @@ async def test_flushed_server_is_bound_again() -> None:
 
 def _told_again(said: str, group: str) -> bool:
     """Whether a worker logged that it bound this group, behind its beginning."""
-    lines = said.partition("group_was_lost")[2].splitlines()
+    behind = max((said.partition(word)[2] for word in ("group_was_lost", "namespace_made_anew")), key=len)
+    lines = behind.splitlines()
     return any('"group_bound"' in line and f'"group": "{group}"' in line for line in lines)
 
 

@@ -250,4 +250,6 @@ class Model:
         before = self.log_first
         if self.groups:
             self._cut(min(group.needs for group in self.groups.values()))
+            if self._log_length > self.limits.log:
+                self.room_in_log()
         return self.log_first - before
