@@ -97,7 +97,7 @@ def _judge(
     points: Sequence[Point],
     drained: dict[Point, list[Drained]],
 ) -> None:
-    for which, what in enumerate(("cpu", "wall")):
+    for which, what in enumerate(("cpu", "wall", "server")):
         rounds = zip(*(_costs(drained[point])[which] for point in points), strict=True)
         slopes = [tenfold(sizes, costs) for costs in rounds]
         report.judge(f"react.growth_{name}_{what}", slopes, "at most", PERCENT, "%")
