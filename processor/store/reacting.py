@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Final, Literal, NamedTuple
 
@@ -24,6 +25,7 @@ __all__ = [
 
 Verb = Literal["done", "retry", "dead"]
 Command = tuple[bytes | str | int, ...]
+_is_feed_id: Final = re.compile(rb"[0-9]+-[0-9]+").fullmatch
 
 
 class Delivery(NamedTuple):
@@ -41,11 +43,14 @@ class Delivery(NamedTuple):
 
 def delivery_of(partition: int, entry: bytes, fields: Sequence[bytes]) -> Delivery | None:
     """fields: names and values in turn, as the log has them. None for what somebody added by hand."""
+    group, tries = b"", b"0"
     try:
         if len(fields) == 6:
             _, run, _, id, _, payload = fields
-            return Delivery(partition, entry.decode(), run.decode(), id.decode(), payload)
-        _, run, _, id, _, payload, _, group, _, tries = fields
+        else:
+            _, run, _, id, _, payload, _, group, _, tries = fields
+        if not _is_feed_id(id) or not payload.startswith(b'"type":"'):
+            return None
         return Delivery(partition, entry.decode(), run.decode(), id.decode(), payload, group.decode(), int(tries))
     except ValueError:
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["GroupReader", "Reacting"]
 
 log = structlog.get_logger("tailrace.reactions")
+AGAIN_SECONDS: Final = 1.0  # behind an error that nobody foresaw
 
 
 class GroupReader(Protocol):
@@ -77,7 +79,7 @@ class Reacting:
 
     def __init__(self, worker: Worker, changed: Callable[[], None]) -> None:
         self._readers = [KINDS[group.mode](worker, group, changed) for group in worker.groups.values()]
-        self._session = worker.session
+        self._session, self._stopping = worker.session, worker.stopping
         self._loops: list[asyncio.Task[None]] = []
         self._cuts: dict[tuple[str, int], str] = {}  # that were told
 
@@ -101,7 +103,23 @@ class Reacting:
     def start(self) -> None:
         """Begins to read."""
         create = asyncio.get_running_loop().create_task
-        self._loops = [create(reader.run(), name=f"tailrace-group-{reader.group.name}") for reader in self._readers]
+        self._loops = [
+            create(self._keep(reader), name=f"tailrace-group-{reader.group.name}") for reader in self._readers
+        ]
+
+    async def _keep(self, reader: GroupReader) -> None:
+        """A reader that stopped on a fault of ours would hold its entries and leases for ever, since they are renewed beside it."""
+        told = ""
+        while not self._stopping.is_set():
+            try:
+                await reader.run()
+            except Exception as error:
+                if told != repr(error):
+                    log.exception("group_broke_off", group=reader.group.name)
+                told = repr(error)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(AGAIN_SECONDS):
+                        await self._stopping.wait()
 
     async def step(self) -> bool:
         """Instead of start(), where somebody else moves the time. Whether there was nothing, in any group."""
