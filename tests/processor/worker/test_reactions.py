@@ -25,6 +25,8 @@ async def is_settled(tail: Tailrace, group: str) -> bool:
     """Whether the group has been given everything, and nothing is pending or waits."""
     session = await tail.session()
     for keys in session.keys.partitions:
+        if not await execute(session.redis, "EXISTS", keys.log):
+            return False
         groups = await execute(session.redis, "XINFO", "GROUPS", keys.log)
         said = [one if isinstance(one, dict) else dict(zip(one[::2], one[1::2], strict=True)) for one in groups]
         for one in said:
@@ -149,6 +151,8 @@ async def test_a_batch_is_one_call(tail: Tailrace) -> None:
 
     runs = [tail.run(f"r{n % 3}") for n in range(100)]
     async with tail:
+        session = await tail.session()
+        await session.bind_groups()  # as where reactions are defined before their Tailrace is opened
         for n, run in enumerate(runs):
             await run.emit("order.paid", n)
         async with working(tail):
