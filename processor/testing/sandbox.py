@@ -113,6 +113,9 @@ class Sandbox:
             if first:
                 score = first[0][1] if isinstance(first[0], (list, tuple)) else first[1]
                 times.append(int(float(score)))
+        waits = self._worker.reacting.due_seconds if self._worker is not None else None
+        if waits is not None:
+            times.append(await self._now() + int(waits * 1000) + 1)
         return min(times, default=1 << 60)
 
     async def _fire(self) -> None:

@@ -26,6 +26,7 @@ from processor.store.space import ms_of
 from processor.worker.balancing import Balancing
 from processor.worker.chained import Chained
 from processor.worker.lanes import Call, Ended, Lanes
+from processor.worker.new_entries import BLOCK_SECONDS, NewEntries
 from processor.worker.owned import Owned
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["OrderedGroup"]
 
 log = structlog.get_logger("tailrace.reactions")
-BLOCK_SECONDS: Final = 0.5  # a partition that was just taken joins the next wait
-ANSWER_SECONDS: Final = 5.0  # behind the end of a block
 RETRY_SECONDS: Final = 0.2
 PULLED_AT_ONCE: Final = 200
 TELL_SECONDS: Final = 60.0  # what it binds is kept alive
@@ -55,7 +54,8 @@ class OrderedGroup:
         self._loop = asyncio.get_running_loop()
         session = self._session
         address = session.server.address
-        self._reads, self._calls = Line(address, "tailrace-react-read"), Line(address, "tailrace-react")
+        self._entries = NewEntries(address, [keys.log for keys in session.keys.partitions])
+        self._calls = Line(address, "tailrace-react")
         self._react, self._pull_script = session.scripts.named("react"), session.scripts.named("pull")
         self._lease_script = session.scripts.named("lease")
         self._term_ms = int(session.settings.visibility_seconds * 1000)
@@ -66,7 +66,6 @@ class OrderedGroup:
         self._owned: dict[int, Owned] = {}
         self._ending: set[Owned] = set()  # dropped, and calls of them still run
         self._of_call: dict[int, Owned] = {}
-        self._names = {keys.log.encode(): number for number, keys in enumerate(session.keys.partitions)}
         self._bound = Bound("", ())
         self._bind_at = 0.0
         self._blocked: asyncio.Task[None] | None = None  # waits for new entries
@@ -200,24 +199,10 @@ class OrderedGroup:
             owned.look()
 
     async def _wait_for_entries(self, dry: Sequence[Owned]) -> None:
-        """A plain read beside the group: it moves nothing."""
-        keys = self._session.keys.partitions
-        command: list[str | int] = ["XREAD", "COUNT", 1, "BLOCK", int(BLOCK_SECONDS * 1000), "STREAMS"]
-        command += [keys[owned.number].log for owned in dry]
-        command += [owned.after for owned in dry]
-        try:
-            reply = await self._reads.call(*command, seconds=BLOCK_SECONDS + ANSWER_SECONDS)
-        except ServerError as error:
-            if "UNBLOCKED" not in error.message:
-                log.debug("group_wait_failed", group=self.group.name, error=error.code)
-                await asyncio.sleep(RETRY_SECONDS)
-            reply = None
-            for owned in dry:
-                owned.is_hungry = True  # a pull tells what is wrong
-        for name, _ in reply or ():
-            owned_now = self._owned.get(self._names[name])
-            if owned_now is not None:
-                owned_now.is_hungry = True
+        found = await self._entries.wait({owned.number: owned.after for owned in dry})
+        for owned in dry:
+            if found is None or owned.number in found:
+                owned.is_hungry = True
         self._blocked = None
         self.wake()
 
@@ -404,7 +389,7 @@ class OrderedGroup:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._reads.close()
+        self._entries.close()
         self._calls.close()
 
     async def crash(self) -> None:

@@ -9,11 +9,11 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final
 
 import structlog
 
-from processor.client.reaction import Group, Reaction
+from processor.client.reaction import Reaction
 from processor.core.backoff import RetryLater
 from processor.core.cursor import FeedId
 from processor.core.errors import IllegalEvent, ServerError
@@ -23,11 +23,12 @@ from processor.store.executing import Settled
 from processor.store.leases import Pulled
 from processor.store.reacting import Delivery, ReactUnit
 from processor.worker.chained import Chained
+from processor.worker.in_hand import Crew, Entry, RunInHand, Standing
 from processor.worker.lanes import Call, Ended
 from processor.worker.suspects import turn
 from processor.worker.verdicts import Verdict, dead_of, judge
 
-__all__ = ["Crew", "Owned"]
+__all__ = ["Owned"]
 
 log = structlog.get_logger("tailrace.reactions")
 WINDOW: Final = 400  # entries in hands that go on; what waits does not count
@@ -35,61 +36,6 @@ MOST: Final = 10_000  # with those that wait
 SKIPPED_AT_ONCE: Final = 200
 WAIT_SECONDS: Final = 60.0  # at most, before a run goes on: what waits in place keeps the log from being cut
 AGAIN_SECONDS: Final = 0.2
-_Standing = Literal["ready", "busy", "waits", "held"]
-
-
-class _Entry:
-    __slots__ = ("delivery", "event", "is_suspect")
-
-    def __init__(self, delivery: Delivery, event: Event[Any], *, is_suspect: bool) -> None:
-        self.delivery, self.event, self.is_suspect = delivery, event, is_suspect
-
-
-class _Run:
-    """Its events in hands, in their order."""
-
-    __slots__ = ("due", "entries", "id", "one_by_one", "standing")
-
-    def __init__(self, id: str) -> None:
-        self.id = id
-        self.entries: deque[_Entry] = deque()
-        self.standing: _Standing = "ready"
-        self.due = 0.0
-        self.one_by_one = 0  # so many of its next events go alone: a batch of them failed
-
-
-class Crew(Protocol):
-    """What a partition asks of its group."""
-
-    group: Group
-
-    @property
-    def patience(self) -> float:
-        """How long a suspect keeps others waiting (s)."""
-
-    def now(self) -> float:
-        """By which retries are due (s)."""
-
-    def is_bound(self, event: Event[Any]) -> bool:
-        """Whether any member handles it."""
-
-    def put(self, owned: Owned, reaction: Reaction, call: Call) -> None:
-        """Runs it; `Owned.over` is told of its end."""
-
-    def stop(self, calls: Sequence[Call]) -> Sequence[Call]:
-        """Cancels those that run. Returns those that never began: `over` is not told of them."""
-
-    def broken(self, owned: Owned, word: str) -> None:
-        """fenced, hole."""
-
-    async def note(self, owned: Owned, entry: str, tries: int) -> bool:
-        """Whether the lease is still had. Raises ServerError."""
-
-    async def is_stopped(self, owned: Owned, run: str) -> bool:
-        """As the server has it. Raises ServerError."""
-
-    def wake(self) -> None:
-        """Something changed."""
 
 
 class Owned:
@@ -113,13 +59,13 @@ class Owned:
         self.is_dropped = False  # nothing more is settled
         self._suspecting = is_lost
         self._stopped = set(stopped)
-        self._runs: dict[str, _Run] = {}
-        self._ready: deque[_Run] = deque()
-        self._suspects: deque[_Run] = deque()  # whose next event is one
-        self._waiting: set[_Run] = set()
+        self._runs: dict[str, RunInHand] = {}
+        self._ready: deque[RunInHand] = deque()
+        self._suspects: deque[RunInHand] = deque()  # whose next event is one
+        self._waiting: set[RunInHand] = set()
         self._blocked = 0  # entries of runs that wait or are held
         self._total = 0  # entries in hands
-        self._calls: dict[int, tuple[Call, _Run]] = {}
+        self._calls: dict[int, tuple[Call, RunInHand]] = {}
         self._alone: asyncio.Future[None] | None = None  # a suspect runs, or is about to
         self._beside: set[asyncio.Task[None]] = set()
         self._began = False
@@ -181,7 +127,7 @@ class Owned:
             if self._is_for_nobody(delivery, event):
                 unwanted.append(delivery)
             else:
-                self._queue(_Entry(delivery, event, is_suspect=self._suspecting))
+                self._queue(Entry(delivery, event, is_suspect=self._suspecting))
         if pulled.deliveries:
             self.after = pulled.deliveries[-1].entry
         elif pulled.word == "new":
@@ -197,21 +143,21 @@ class Owned:
             return True
         return group.of(event) is None and not self._crew.is_bound(event)
 
-    def _queue(self, entry: _Entry) -> None:
+    def _queue(self, entry: Entry) -> None:
         run = self._runs.get(entry.delivery.run)
         if run is None:
-            run = self._runs[entry.delivery.run] = _Run(entry.delivery.run)
+            run = self._runs[entry.delivery.run] = RunInHand(entry.delivery.run)
         run.entries.append(entry)
         if len(run.entries) == 1:
             self._make_ready(run)
         elif run.standing in ("waits", "held"):
             self._blocked += 1
 
-    def _make_ready(self, run: _Run) -> None:
+    def _make_ready(self, run: RunInHand) -> None:
         self._stand(run, "ready")
         (self._suspects if run.entries[0].is_suspect else self._ready).append(run)
 
-    def _stand(self, run: _Run, standing: _Standing) -> None:
+    def _stand(self, run: RunInHand, standing: Standing) -> None:
         was, is_now = run.standing in ("waits", "held"), standing in ("waits", "held")
         if was != is_now:
             self._blocked += len(run.entries) if is_now else -len(run.entries)
@@ -235,7 +181,7 @@ class Owned:
             else:
                 return
 
-    def _begin(self, run: _Run) -> None:
+    def _begin(self, run: RunInHand) -> None:
         head = run.entries[0]
         self._stand(run, "busy")
         if run.id in self._stopped:
@@ -258,7 +204,7 @@ class Owned:
         else:
             self._call(run, reaction, self._batch(run, reaction))
 
-    def _batch(self, run: _Run, reaction: Reaction) -> list[_Entry]:
+    def _batch(self, run: RunInHand, reaction: Reaction) -> list[Entry]:
         """Consecutive events of the run that the same reaction handles."""
         most = 1 if run.one_by_one else reaction.policy.batch
         run.one_by_one = max(0, run.one_by_one - 1)
@@ -270,12 +216,12 @@ class Owned:
             batch.append(entry)
         return batch
 
-    def _call(self, run: _Run, reaction: Reaction, batch: Sequence[_Entry]) -> None:
+    def _call(self, run: RunInHand, reaction: Reaction, batch: Sequence[Entry]) -> None:
         call = Call([one.delivery for one in batch], [one.event for one in batch])
         self._calls[id(call)] = call, run
         self._crew.put(self, reaction, call)
 
-    async def _run_alone(self, run: _Run, reaction: Reaction, head: _Entry, over: asyncio.Future[None]) -> None:
+    async def _run_alone(self, run: RunInHand, reaction: Reaction, head: Entry, over: asyncio.Future[None]) -> None:
         """Its try is counted before it begins: it may not live to tell of it."""
         async with turn():
             if not self.is_closing and await self._note(head, head.delivery.tries + 1) and not self.is_closing:
@@ -285,7 +231,7 @@ class Owned:
         self._alone = None
         self.pump()
 
-    async def _note(self, entry: _Entry, tries: int) -> bool:
+    async def _note(self, entry: Entry, tries: int) -> bool:
         """Whether the lease is still had."""
         told = False
         while not self.is_dropped:
@@ -318,7 +264,7 @@ class Owned:
             self._failed(run, reaction, batch, ended.error)
         self.pump()
 
-    def _failed(self, run: _Run, reaction: Reaction, batch: Sequence[_Entry], error: BaseException) -> None:
+    def _failed(self, run: RunInHand, reaction: Reaction, batch: Sequence[Entry], error: BaseException) -> None:
         """The event stays first of its run. Of a batch nobody knows which one it was: they go one by one first."""
         if len(batch) > 1 and not isinstance(error, RetryLater):
             run.one_by_one = len(batch)
@@ -339,12 +285,12 @@ class Owned:
             head.delivery = head.delivery._replace(tries=verdict.tries)
             self._do(self._note_and_wait(run, head))
 
-    async def _note_and_wait(self, run: _Run, head: _Entry) -> None:
+    async def _note_and_wait(self, run: RunInHand, head: Entry) -> None:
         if await self._note(head, head.delivery.tries):
             self._stand(run, "waits")
             self._crew.wake()
 
-    def _bury(self, run: _Run, head: _Entry, verdict: Verdict, reaction: Reaction) -> None:
+    def _bury(self, run: RunInHand, head: Entry, verdict: Verdict, reaction: Reaction) -> None:
         """A dead letter, behind which its run goes on, or stops."""
         stop = reaction.policy.on_dead == "stop"
         unit = ReactUnit((head.delivery,), "dead", failure=verdict.failure, stop=stop)
@@ -353,14 +299,14 @@ class Owned:
             log.warning("reaction_run_stopped", group=self._name, run=run.id, id=head.delivery.id)
         self._settle(run, [head], unit, "dead")
 
-    def _go_on_or_set_aside(self, run: _Run, head: _Entry) -> None:
+    def _go_on_or_set_aside(self, run: RunInHand, head: Entry) -> None:
         """Of a stopped run: what was requeued lifts the mark, unless it was set again since then."""
         if head.delivery.group:
             self._do(self._look_at_mark(run, head))
         else:
             self._set_aside(run, head)
 
-    async def _look_at_mark(self, run: _Run, head: _Entry) -> None:
+    async def _look_at_mark(self, run: RunInHand, head: Entry) -> None:
         while not self.is_dropped:
             try:
                 is_stopped = await self._crew.is_stopped(self, run.id)
@@ -376,14 +322,14 @@ class Owned:
                 self.pump()
             return
 
-    def _set_aside(self, run: _Run, head: _Entry) -> None:
+    def _set_aside(self, run: RunInHand, head: Entry) -> None:
         verdict = dead_of("an event before it is a dead letter", "stopped", head.delivery.tries)
         self._settle(run, [head], ReactUnit((head.delivery,), "dead", failure=verdict.failure), "dead")
 
     # Settlements.
 
     def _settle(
-        self, run: _Run, batch: Sequence[_Entry], unit: ReactUnit, outcome: str, reaction: Reaction | None = None
+        self, run: RunInHand, batch: Sequence[Entry], unit: ReactUnit, outcome: str, reaction: Reaction | None = None
     ) -> None:
         def tell(answer: Settled) -> None:
             if answer.word in ("settled", "done"):
@@ -412,7 +358,7 @@ class Owned:
 
         self.chain.put(ReactUnit(deliveries, "done"), tell)
 
-    def _forget(self, run: _Run, count: int) -> None:
+    def _forget(self, run: RunInHand, count: int) -> None:
         self._total -= count
         for _ in range(count):
             run.entries.popleft()

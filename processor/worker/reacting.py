@@ -41,6 +41,10 @@ class GroupReader(Protocol):
     def is_idle(self) -> bool:
         """Whether nothing is held, and the last look found nothing."""
 
+    @property
+    def due_seconds(self) -> float | None:
+        """Until something that waits in this process goes on; None if nothing does."""
+
     async def open(self) -> None:
         """Binds. Raises ServerError, BadInput for a group that is known in another mode."""
 
@@ -94,6 +98,11 @@ class Reacting:
     @property
     def is_idle(self) -> bool:
         return all(reader.is_idle for reader in self._readers)
+
+    @property
+    def due_seconds(self) -> float | None:
+        """Until the next of what waits in this process goes on; None if nothing does."""
+        return min((due for reader in self._readers if (due := reader.due_seconds) is not None), default=None)
 
     async def open(self) -> None:
         """Binds each group before any of them reads. Raises ServerError, BadInput."""

@@ -105,6 +105,11 @@ class SharedGroup:
     def is_idle(self) -> bool:
         return self._found_nothing and not self._held
 
+    @property
+    def due_seconds(self) -> None:
+        """What waits does so at the server."""
+        return None
+
     async def open(self) -> None:
         """Binds. Raises ServerError, BadInput for a group that is known in another mode."""
         for reaction in self.group.reactions:

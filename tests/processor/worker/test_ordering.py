@@ -171,6 +171,7 @@ async def test_a_batch_is_of_one_run(tail: Tailrace) -> None:
             raise ValueError("that one")
         batches.append(({event.run for event in events}, [event.data["n"] for event in events]))
 
+    await (await tail.session()).bind_groups()
     for n in range(30):
         for run in ("a", "b"):
             await tail.run(run).emit("order.paid", {"n": n})
@@ -199,6 +200,7 @@ async def test_an_output_that_is_refused_fails_its_event_in_place(tail: Tailrace
         else:
             run.emit("handled", event.data)
 
+    await (await tail.session()).bind_groups()
     for end in ("run.started", "run.finished"):
         await tail.run("done").emit(end)
     for n in range(5):
