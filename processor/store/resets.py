@@ -130,7 +130,7 @@ async def delete_group(space: Scripted, group: str) -> Deleted:
             pending += said[0]
             dropped += said[1]
     await execute(space.redis, "HDEL", space.keys.groups, group)
-    await execute(space.redis, "DEL", space.keys.group(group))
+    await execute(space.redis, "DEL", space.keys.group(group), space.keys.members(group))
     log.info("group_deleted", group=group, pending=pending, dropped=dropped)
     return Deleted(pending, dropped)
 

@@ -8,7 +8,7 @@
 -- ARGV[4] version       of what the members bound together (group.lua); an older one changes nothing
 -- then the increment types that they bound, `*` for every one
 -- Returns {"bound"} for a new group, {"changed"} if its bindings changed, {"same"}
--- Flags   none
+-- Flags   allow-oom
 -- Holds   a second call with the same arguments writes nothing; a group is counted once
 
 local meta, log = KEYS[1], KEYS[2]

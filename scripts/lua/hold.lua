@@ -8,6 +8,7 @@
 -- Returns the entries that it holds no more: settled, or taken over. Times are the server's
 -- Flags   allow-oom
 -- Holds   an entry that somebody took over is not taken back
+-- @include portions
 
 local log, group, consumer, begun = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 local lost, kept = {}, {}
@@ -16,12 +17,13 @@ for i = 4, #ARGV do
   local list = found and kept or lost
   list[#list + 1] = ARGV[i]
 end
-if #kept > 0 then
+in_portions(kept, 1, function(...)
+  local command = { 'XCLAIM', log, group, consumer, 0, ... }
   if begun ~= '0' then
-    kept[#kept + 1] = 'RETRYCOUNT'
-    kept[#kept + 1] = begun
+    command[#command + 1] = 'RETRYCOUNT'
+    command[#command + 1] = begun
   end
-  kept[#kept + 1] = 'JUSTID'
-  redis.call('XCLAIM', log, group, consumer, 0, unpack(kept))
-end
+  command[#command + 1] = 'JUSTID'
+  redis.call(unpack(command))
+end)
 return lost

@@ -6,7 +6,7 @@
 -- ARGV[3] handles       its bindings as JSON; read by members alone
 -- ARGV[4] forget_ms     after which one that says nothing more is forgotten
 -- Returns {now, member, since, seen, handles, …} in the order in which they joined. Times are the server's
--- Flags   none
+-- Flags   allow-oom
 -- Holds   one that comes back after it was forgotten, or left, joins anew
 -- @include clock
 -- @include feed_id

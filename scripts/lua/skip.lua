@@ -8,11 +8,14 @@
 -- Returns "skipped", or "changed": the members bind something else by now, nothing is acknowledged
 -- Flags   allow-oom
 -- Holds   in a rolling deploy nothing is skipped that a newer member handles; a second call writes nothing
+-- @include portions
 
 local meta, log, group, version = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 local known = redis.call('HGET', meta, 'g:' .. group)
 if known and string.match(known, '^%S+ (%S+)') ~= version then
   return 'changed'
 end
-redis.call('XACK', log, group, unpack(ARGV, 3))
+in_portions(ARGV, 3, function(...)
+  redis.call('XACK', log, group, ...)
+end)
 return 'skipped'

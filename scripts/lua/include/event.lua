@@ -6,6 +6,7 @@
 -- publish(run)              what was added, as one message
 -- publish_later(run), publish_all()   the same for many runs, most of which nobody follows
 -- @include log
+-- @include portions
 
 local function standing(run, tail)
   run.seq, run.ms = split_id(tail)
@@ -57,18 +58,18 @@ end
 
 -- Asking how many follow costs a quarter of telling nobody. Followers are connected to this very server, the primary.
 local function publish_all()
-  if #told == 0 then
-    return
-  end
-  local channels = {}
+  local channels, before_them = {}, 0
   for i, run in ipairs(told) do
     channels[i] = run.channel
   end
-  local followers = redis.call('PUBSUB', 'SHARDNUMSUB', unpack(channels))
-  for i, run in ipairs(told) do
-    if followers[2 * i] > 0 then
-      publish(run)
+  in_portions(channels, 1, function(...)
+    local followers = redis.call('PUBSUB', 'SHARDNUMSUB', ...)
+    for i = 1, #followers / 2 do
+      if followers[2 * i] > 0 then
+        publish(told[before_them + i])
+      end
     end
-  end
+    before_them = before_them + #followers / 2
+  end)
   told = {}
 end

@@ -7,6 +7,7 @@
 -- write_ends()          the partition's clocks, once at the end of a call
 -- @include partition
 -- @include feed_id
+-- @include portions
 
 local ended, ended_at, disowned = {}, {}, {}
 local retain_text, keep_text, gone_text
@@ -45,11 +46,13 @@ local function finish(run, known, retain_ms, tombstone_ms)
 end
 
 local function write_ends()
-  if #ended > 0 then
-    redis.call('ZADD', index, unpack(ended))
-    redis.call('ZADD', deadlines, unpack(ended_at))
-  end
-  if #disowned > 0 then
-    redis.call('ZREM', owners, unpack(disowned))
-  end
+  in_portions(ended, 1, function(...)
+    redis.call('ZADD', index, ...)
+  end)
+  in_portions(ended_at, 1, function(...)
+    redis.call('ZADD', deadlines, ...)
+  end)
+  in_portions(disowned, 1, function(...)
+    redis.call('ZREM', owners, ...)
+  end)
 end
