@@ -84,11 +84,15 @@ def _register(tail: Tailrace, group: str, pattern: str) -> None:
 async def _handle(tail: Tailrace, group: str, events: Sequence[Event[Any]]) -> None:
     for event in events:
         _journal(group, event, "begins")
-    for event in events:
-        await _do(group, event)
-        _leave_effects(tail, group, event)
-    for event in events:
-        _journal(group, event, "ends")
+    end = "fails"
+    try:
+        for event in events:
+            await _do(group, event)
+            _leave_effects(tail, group, event)
+        end = "ends"
+    finally:
+        for event in events:
+            _journal(group, event, end)
 
 
 def _journal(group: str, event: Event[Any], what: str) -> None:

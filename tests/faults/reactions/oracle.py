@@ -32,7 +32,7 @@ class Journaled(NamedTuple):
     group: str
     run: str
     n: int
-    what: str  # begins ends
+    what: str  # begins ends fails
     who: str
 
     @property
@@ -100,7 +100,7 @@ def judge_alone(history: History, group: str) -> list[str]:
     for line in history.journal:
         if line.group != group:
             continue
-        if line.what == "ends":
+        if line.what != "begins":
             running.pop(line.run, None)
         elif line.run in running:
             complaints.append(f"group {group}: {line.fact} began while {running[line.run]} of the same run was handled")

@@ -50,3 +50,18 @@ async def test_joining_and_leaving_workers(seconds: float) -> None:
         print(f"  {left} workers left")
         for group in world.groups:
             assert judge_once(history, group, history.accepted) == []
+
+
+async def test_beginning_workers_call_once() -> None:
+    """The first events that reach a worker which has just begun: each handler is called once."""
+    async with the_world(visibility_seconds=120.0) as world:
+        for n in range(1, 7):
+            await world.begin_worker()
+            await world.told(2)
+            for group in world.groups:
+                await world.handles(group, 16 * n)
+            await world.stop_worker(world.any_worker())
+        await world.begin_worker()
+        history = await world.verdict()
+        for group in world.groups:
+            assert judge_once(history, group, history.accepted) == []
