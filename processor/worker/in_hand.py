@@ -39,6 +39,11 @@ class RunInHand:
         self.due = 0.0
         self.one_by_one = 0  # so many of its next events go alone: a batch of them failed
 
+    def forget(self, count: int) -> None:
+        """Its first ones are settled."""
+        for _ in range(count):
+            self.entries.popleft()
+
 
 class Crew(Protocol):
     """What a partition asks of its group."""

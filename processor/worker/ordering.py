@@ -25,7 +25,8 @@ from processor.store.resets import current
 from processor.store.space import ms_of
 from processor.worker.balancing import Balancing
 from processor.worker.chained import Chained
-from processor.worker.lanes import Call, Ended, Lanes
+from processor.worker.handling import Handling
+from processor.worker.lanes import Call
 from processor.worker.new_entries import BLOCK_SECONDS, NewEntries
 from processor.worker.owned import Owned
 
@@ -61,11 +62,9 @@ class OrderedGroup:
         self._term_ms = int(session.settings.visibility_seconds * 1000)
         self._leases = Leases(session, group.name, worker.consumer, term_ms=self._term_ms)
         self._balancing = Balancing(self, session, group, worker.consumer, self._leases)
-        max_bytes = session.producer.max_event_bytes
-        self._lanes = {id(one): Lanes(one, max_bytes, functools.partial(self._over, one)) for one in group.reactions}
+        self._handling = Handling(group.reactions, session.producer.max_event_bytes, self._over)
         self._owned: dict[int, Owned] = {}
         self._ending: set[Owned] = set()  # dropped, and calls of them still run
-        self._of_call: dict[int, Owned] = {}
         self._bound = Bound("", ())
         self._bind_at = 0.0
         self._blocked: asyncio.Task[None] | None = None  # waits for new entries
@@ -84,7 +83,7 @@ class OrderedGroup:
 
     @property
     def running(self) -> int:
-        return sum(lanes.running for lanes in self._lanes.values())
+        return self._handling.running
 
     @property
     def due_seconds(self) -> float | None:
@@ -220,28 +219,15 @@ class OrderedGroup:
         return any(one.takes(type) and one.wants(event.labels) for one in self._bound.bindings)
 
     def put(self, owned: Owned, reaction: Reaction, call: Call) -> None:
-        self._of_call[id(call)] = owned
-        self._lanes[id(reaction)].put(call)
+        self._handling.put(owned, reaction, call)
 
-    def _over(self, reaction: Reaction, call: Call, ended: Ended) -> None:
-        owned = self._of_call.pop(id(call))
-        owned.over(reaction, call, ended)
+    def stop(self, calls: Sequence[Call]) -> Sequence[Call]:
+        return self._handling.stop(calls)
+
+    def _over(self, owned: Owned) -> None:
         if owned.has_ended:
             self._ending.discard(owned)
             self.wake()
-
-    def stop(self, calls: Sequence[Call]) -> Sequence[Call]:
-        ids = {id(call) for call in calls}
-        unbegun = []
-        for lanes in self._lanes.values():
-            for call in lanes.take_back():
-                if id(call) in ids:
-                    del self._of_call[id(call)]
-                    unbegun.append(call)
-                else:
-                    lanes.put(call)
-            lanes.stop("drop", calls)
-        return unbegun
 
     async def note(self, owned: Owned, entry: str, tries: int) -> bool:
         with speaking_of(self._session.server.address.url):
@@ -320,9 +306,9 @@ class OrderedGroup:
         """Lets its calls end within so many seconds, else cancels them, and gives the lease back. Whether all ended by itself."""
         owned.close()
         await self._until(lambda: owned.is_quiet, seconds)
-        is_whole = owned.is_quiet and not owned.is_dropped
         if owned.is_dropped:
             return False
+        is_whole = owned.is_quiet
         self._drop(owned)
         await self._until(lambda: owned.has_ended, CLEAN_UP_SECONDS)
         await owned.chain.ended()
@@ -337,8 +323,7 @@ class OrderedGroup:
     # Beside.
 
     def sweep(self) -> None:
-        for lanes in self._lanes.values():
-            lanes.sweep()
+        self._handling.sweep()
 
     def renewals(self) -> Iterator[RenewalCall]:
         """Called in the renewing thread."""
@@ -383,8 +368,7 @@ class OrderedGroup:
     async def close(self) -> None:
         for owned in list(self._owned.values()):
             self._drop(owned)
-        for lanes in self._lanes.values():
-            await lanes.close()
+        await self._handling.close()
         tasks = [task for task in (*self._beside, self._blocked) if task is not None]
         for task in tasks:
             task.cancel()
@@ -406,11 +390,9 @@ class OrderedGroup:
 
     async def _change(self, seconds: float) -> None:
         self._changed.clear()
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._changed.wait()
-        except TimeoutError:
-            return
 
     async def _until(self, condition: Callable[[], bool], seconds: float) -> None:
         deadline = self._loop.time() + seconds

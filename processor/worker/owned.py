@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from typing import Any, Final
 
 import structlog
@@ -92,18 +92,12 @@ class Owned:
     @property
     def room(self) -> int:
         """How many entries more may come."""
-        if self.is_closing:
-            return 0
-        return min(WINDOW - self.active, MOST - self._total)
+        return 0 if self.is_closing else min(WINDOW - self.active, MOST - self._total)
 
     @property
     def is_quiet(self) -> bool:
         """Whether no call runs and all that ended is settled."""
         return not self._calls and (self.is_dropped or not self.chain.unsettled)
-
-    @property
-    def is_settled(self) -> bool:
-        return not self._total
 
     @property
     def due(self) -> float | None:
@@ -138,10 +132,9 @@ class Owned:
         self.pump()
 
     def _is_for_nobody(self, delivery: Delivery, event: Event[Any]) -> bool:
-        group = self._crew.group
-        if delivery.group and delivery.group != group.name:
+        if delivery.group and delivery.group != self._name:
             return True
-        return group.of(event) is None and not self._crew.is_bound(event)
+        return self._crew.group.of(event) is None and not self._crew.is_bound(event)
 
     def _queue(self, entry: Entry) -> None:
         run = self._runs.get(entry.delivery.run)
@@ -172,14 +165,10 @@ class Owned:
     def pump(self) -> None:
         """Begins what may begin. A suspect begins when nothing else of its partition runs, and nothing begins beside it."""
         while not self.is_closing and self._alone is None:
-            if self._suspects:
-                if self._calls:
-                    return
-                self._begin(self._suspects.popleft())
-            elif self._ready:
-                self._begin(self._ready.popleft())
-            else:
+            waiting = self._suspects or self._ready
+            if not waiting or (self._suspects and self._calls):
                 return
+            self._begin(waiting.popleft())
 
     def _begin(self, run: RunInHand) -> None:
         head = run.entries[0]
@@ -233,16 +222,20 @@ class Owned:
 
     async def _note(self, entry: Entry, tries: int) -> bool:
         """Whether the lease is still had."""
+        return bool(await self._ask(lambda: self._crew.note(self, entry.delivery.entry, tries)))
+
+    async def _ask(self, question: Callable[[], Awaitable[bool]]) -> bool | None:
+        """Of the server, until it answers; None once the partition is dropped."""
         told = False
         while not self.is_dropped:
             try:
-                return await self._crew.note(self, entry.delivery.entry, tries)
+                return await question()
             except ServerError as error:
                 if not told:
-                    log.warning("note_waits", group=self._name, error=error.code, message=error.message)
+                    log.warning("lease_waits", group=self._name, error=error.code, message=error.message)
                 told = True
                 await asyncio.sleep(AGAIN_SECONDS * (0.5 + random.random()))
-        return False
+        return None
 
     # Calls end.
 
@@ -307,20 +300,14 @@ class Owned:
             self._set_aside(run, head)
 
     async def _look_at_mark(self, run: RunInHand, head: Entry) -> None:
-        while not self.is_dropped:
-            try:
-                is_stopped = await self._crew.is_stopped(self, run.id)
-            except ServerError:
-                await asyncio.sleep(AGAIN_SECONDS * (0.5 + random.random()))
-                continue
-            if is_stopped:
-                self._set_aside(run, head)
-            else:
-                log.info("reaction_run_goes_on", group=self._name, run=run.id)
-                self._stopped.discard(run.id)
-                self._make_ready(run)
-                self.pump()
-            return
+        is_stopped = await self._ask(lambda: self._crew.is_stopped(self, run.id))
+        if is_stopped:
+            self._set_aside(run, head)
+        elif is_stopped is not None:
+            log.info("reaction_run_goes_on", group=self._name, run=run.id)
+            self._stopped.discard(run.id)
+            self._make_ready(run)
+            self.pump()
 
     def _set_aside(self, run: RunInHand, head: Entry) -> None:
         verdict = dead_of("an event before it is a dead letter", "stopped", head.delivery.tries)
@@ -360,8 +347,7 @@ class Owned:
 
     def _forget(self, run: RunInHand, count: int) -> None:
         self._total -= count
-        for _ in range(count):
-            run.entries.popleft()
+        run.forget(count)
         if run.entries:
             self._make_ready(run)
         else:
@@ -381,11 +367,6 @@ class Owned:
         for run in [one for one in self._runs.values() if one.standing == "held"]:
             self._make_ready(run)
         self.pump()
-
-    @property
-    def is_held_up(self) -> bool:
-        """Whether a run waits for a member that has its handler."""
-        return any(run.standing == "held" for run in self._runs.values())
 
     # The end.
 
