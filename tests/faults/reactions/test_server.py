@@ -126,7 +126,7 @@ async def test_flushed_server_is_bound_again() -> None:
         await until(lambda: world.begun(gone) == RUNS * len(world.groups), "all are handled", 20)
         async with world.client() as client:
             await client.flushall()
-        await until(lambda: _is_bound(world), "all groups are bound in every partition", 20)
+        await until(world.is_bound, "all groups are bound in every partition", 20)
         world.open_gate("g")
         await world.told(20)
         history = await world.verdict()
@@ -140,17 +140,3 @@ def _told_again(said: str, group: str) -> bool:
     return "namespace_made_anew" in said or any(
         '"group_was_lost"' in line and f'"group": "{group}"' in line for line in said.splitlines()
     )
-
-
-async def _is_bound(world: World) -> bool:
-    async with world.client() as client:
-        if not await client.exists("tr:{default}:topology"):
-            return False
-        keys = await world.keys(client)
-        names = [
-            {group["name"].decode() for group in await client.xinfo_groups(partition.log)}
-            if await client.exists(partition.log)
-            else set()
-            for partition in keys.partitions
-        ]
-    return all(set(world.groups) <= found for found in names)

@@ -12,13 +12,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from processor.core.keys import Keyspace
+from processor.core.keys import Keyspace, topology_key
 from tests.faults.crew import LONG_SECONDS, LOOK_SECONDS, SHORT_OR_LONG, Crew, a_crew
 from tests.faults.forked import Forked
 from tests.faults.reactions.handlers import JOURNAL, POLICIES, SINKS, gate_of, journaled_in
 from tests.faults.reactions.oracle import Effect, Fact, Group, History, Journaled, facts_of, judge
 from tests.faults.reactions.program import React, Swarm, Tell, accepted_in, react, swarm, tell
-from tests.faults.served import Fsync
+from tests.faults.served import NAMESPACE, Fsync
 from tests.support.servers import Daemon
 from tests.support.until import until
 
@@ -118,6 +118,19 @@ class World(Crew):
     def _runs(self) -> list[str]:
         """Of all producers."""
         return [order.run(number) for order, _ in self.producers for number in range(order.runs)]
+
+    async def is_bound(self) -> bool:
+        """Whether every partition has every group."""
+        async with self.client() as client:
+            if not await client.exists(topology_key(NAMESPACE)):
+                return False
+            names = [
+                {group["name"].decode() for group in await client.xinfo_groups(partition.log)}
+                if await client.exists(partition.log)
+                else set()
+                for partition in (await self.keys(client)).partitions
+            ]
+        return all(set(self.groups) <= found for found in names)
 
     async def left(self, client: Any) -> dict[str, int]:
         """What must be empty in the end, by name, with how much is in it."""
