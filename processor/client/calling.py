@@ -18,6 +18,7 @@ from processor.client.threads import in_thread
 
 if TYPE_CHECKING:
     from processor.client.run import Run
+    from processor.client.tailrace import Tailrace
     from processor.client.task import Task
     from processor.core.events import Event
 
@@ -32,17 +33,35 @@ Middleware = Callable[["Run[Any]", CallNext], Awaitable[Any]]
 class Executing:
     """The execution that the present code belongs to."""
 
-    __slots__ = ("_called", "_children", "_waits", "ended", "events", "loop", "run", "task")
+    __slots__ = ("_called", "_children", "_run", "_waits", "ended", "events", "loop", "tail", "task")
 
-    def __init__(self, task: Task[..., Any] | None, run: Run[Any]) -> None:
-        """task: None for a reaction, whose run is that of its event."""
-        self.task, self.run = task, run
-        self.loop = asyncio.get_running_loop()  # `.sync` in its threads works here
-        self.events: Sequence[Event[Any]] = ()  # that a reaction handles
+    def __init__(
+        self,
+        task: Task[..., Any] | None,
+        tail: Tailrace,
+        run: Run[Any] | None,
+        loop: asyncio.AbstractEventLoop,
+        events: Sequence[Event[Any]] = (),
+    ) -> None:
+        """task: None for a reaction to those events, whose run is that of the first. run: None: made when somebody asks for it.
+
+        loop: the running one; who calls many has it, and asking for it costs a system call before Python 3.12.
+        """
+        self.task, self.tail, self._run = task, tail, run
+        self.loop = loop  # `.sync` in its threads works here
+        self.events = events
         self.ended = False
         self._waits: set[Future[Any]] | None = None  # of its threads
         self._called: dict[str, int] | None = None
         self._children: set[str] | None = None
+
+    @property
+    def run(self) -> Run[Any]:
+        if self._run is None:
+            from processor.client.run import Run
+
+            self._run = Run._known(self.tail, self.events[0].run)
+        return self._run
 
     @property
     def called(self) -> dict[str, int]:
@@ -85,12 +104,9 @@ def executing() -> Executing | None:
     return here if here is not None and not here.ended else None
 
 
-def enter_reaction(run: Run[Any], events: Sequence[Event[Any]]) -> Executing:
-    """What runs in this context from now on is a reaction to these events, until the answer has `ended`. run: of the first."""
-    here = Executing(None, run)
-    here.events = events
+def enter_reaction(here: Executing) -> None:
+    """What runs in this context from now on is that reaction, until it has `ended`."""
     _executing.set(here)
-    return here
 
 
 async def invoke(task: Task[..., Any], run: Run[Any], input: object) -> Any:
@@ -103,7 +119,7 @@ async def invoke(task: Task[..., Any], run: Run[Any], input: object) -> Any:
 
 async def invoke_values(task: Task[..., Any], run: Run[Any], values: Mapping[str, Any]) -> Any:
     """As invoke. values: typed arguments by name, of `Inputs.parse` or `Inputs.bind`."""
-    here = Executing(task, run)
+    here = Executing(task, run._tail, run, asyncio.get_running_loop())
     _executing.set(here)
     run.task = task.name
     try:

@@ -30,7 +30,7 @@ def current(tail: Tailrace) -> Effects | None:
     if effects is None:
         return None
     here = executing()
-    return effects if here is not None and here.run._tail is tail else None
+    return effects if here is not None and here.tail is tail else None
 
 
 class _Settled:

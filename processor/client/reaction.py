@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from types import FrameType
@@ -19,7 +19,7 @@ from processor.core.backoff import Retry
 from processor.core.errors import BadInput, SettingsError
 from processor.core.events import Event
 from processor.core.names import check_name
-from processor.core.routing import Binding
+from processor.core.routing import Binding, labels_of
 from processor.store.groups import Declared, Mode, WhenBehind
 
 if TYPE_CHECKING:
@@ -84,13 +84,10 @@ class Reaction:
         self.name = str(getattr(fn, "__name__", "reaction"))
         self.group = check_name(group or self.name, "group")
         self._shape = _Shape(self.name, fn, Annotations(fn, frame), is_batch=policy.batch > 1)
+        self.takes_run = self._shape.run is not None or not self._shape.is_direct  # whether `call` needs one
 
     def __repr__(self) -> str:
         return f"<Reaction {self.name} on {self.binding.text}>"
-
-    @property
-    def takes_run(self) -> bool:
-        return self._shape.run is not None
 
     def prepare(self) -> None:
         """Looks at the annotations now. Raises TypeError, NameError, SettingsError for what is wrong with them."""
@@ -101,15 +98,21 @@ class Reaction:
         adapter = self._shape.adapter
         return event if adapter is None else _Typed.of(event, adapter, self.name)
 
-    async def call(self, events: Sequence[Event[Any]], run: Run[Any]) -> None:
-        """Handles them: one, or a batch. run: of the first event. Raises what the function raises, BadInput for data that do
-        not fit."""
+    def call(self, events: Sequence[Event[Any]], run: Run[Any] | None) -> Awaitable[Any]:
+        """Awaited it handles them: one, or a batch. run: of the first event, where it `takes_run`.
+
+        Raises what the function raises, BadInput for data that do not fit, both at once or when it is awaited.
+        """
         shape = self._shape
-        typed = [self.event(event) for event in events]
-        given: Any = typed if shape.is_batch else typed[0]
-        if shape.is_direct:
-            await (self.function(given) if shape.run is None else self.function(given, run))
-            return
+        typed = events if shape.adapter is None else [self.event(event) for event in events]
+        given: Any = list(typed) if shape.is_batch else typed[0]
+        if run is None:
+            handled: Awaitable[Any] = self.function(given)
+            return handled
+        return self.function(given, run) if shape.is_direct else self._with_dependencies(given, run)
+
+    async def _with_dependencies(self, given: Any, run: Run[Any]) -> None:
+        shape = self._shape
         made: dict[object, object] = {}
         async with AsyncExitStack() as stack:
             named = {name: await one.value(run, made, stack) for name, one in shape.dependencies.items()}
@@ -258,7 +261,7 @@ class Group:
                 self._for.clear()
             found = self._for[type] = [one for one in self.reactions if one.binding.takes(type)]
         for reaction in found:
-            if not reaction.binding.where or reaction.binding.wants(event.labels):
+            if not reaction.binding.where or reaction.binding.wants(labels_of(event)):
                 return reaction
         return None
 

@@ -232,8 +232,8 @@ class Event(Generic[D]):
 
     @property
     def labels(self) -> Mapping[str, str]:
-        labels: Mapping[str, str] = self._parsed().get("labels") or {}
-        return labels
+        labels: object = self._parsed().get("labels")
+        return labels if isinstance(labels, dict) else {}
 
     @property
     def text(self) -> str:

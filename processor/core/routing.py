@@ -11,14 +11,14 @@ import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from processor.core.errors import BadInput
-from processor.core.events import is_increment
+from processor.core.events import Event, is_increment
 from processor.core.json import dumps, loads
 from processor.core.names import check_labels
 
-__all__ = ["Binding", "increments"]
+__all__ = ["Binding", "increments", "labels_of"]
 
 ALL_INCREMENTS: Final = "*"
 _PATTERN: Final = re.compile(r"(?:[A-Za-z0-9_-]+|\*|#)(?:\.(?:[A-Za-z0-9_-]+|\*|#))*")
@@ -77,6 +77,14 @@ class Binding:
         if last == "delta":
             return frozenset({ALL_INCREMENTS})
         return frozenset(type for type in ("tool.args", "log") if self.takes(type))
+
+
+def labels_of(event: Event[Any]) -> Mapping[str, str]:
+    """By which it is routed: none where they cannot be read, since a payload is what somebody wrote."""
+    try:
+        return event.labels
+    except (ValueError, AttributeError):  # no JSON, or no object
+        return {}
 
 
 def increments(bindings: Iterable[Binding]) -> list[str]:

@@ -6,11 +6,12 @@ What that script cannot decide is handed on, to be settled by react.lua.
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import structlog
 
@@ -33,34 +34,40 @@ RETRY_SECONDS: Final = 0.2
 T = TypeVar("T")
 
 
-class Emitted(NamedTuple):
+class Emitted(NamedTuple, Generic[T]):
     """One entry's. run: "" for no output."""
 
     entry: str
     run: str = ""
     payload: bytes = b""
+    told: T | None = None  # who is told of the answer
 
 
-def emitted(entry: str, outputs: Sequence[Output], partition: int, own: str, keyspace: Keyspace) -> Emitted | None:
+def emitted(
+    entry: str, outputs: Sequence[Output], partition: int, own: str, keyspace: Keyspace, told: T
+) -> Emitted[T] | None:
     """What emit.lua settles; None if it is more than that. own: a run of the partition."""
     if not outputs:
-        return Emitted(entry)
-    if len(outputs) > 1 or len(outputs[0].events) > 1:
+        return Emitted(entry, "", b"", told)
+    if len(outputs) > 1:
         return None
-    [(run, [(type, payload, extras, work)])] = outputs
+    run, events = outputs[0]
+    if len(events) > 1:
+        return None
+    type, payload, extras, work = events[0]
     if extras or work or type.startswith("run.") or is_increment(type):
         return None
-    return Emitted(entry, run, payload) if run == own or keyspace.number(run) == partition else None
+    return Emitted(entry, run, payload, told) if run == own or keyspace.number(run) == partition else None
 
 
 def emit_command(
-    script: Script, limits: Limits, keys: PartitionKeys, group: str, consumer: str, of_call: Sequence[Emitted]
+    script: Script, limits: Limits, keys: PartitionKeys, group: str, consumer: str, of_call: Sequence[Emitted[Any]]
 ) -> tuple[tuple[bytes | str | int, ...], Sequence[int]]:
     """emit.lua's call, and the places in `of_call` of those that have an answer each, in its order."""
     runs: dict[str, list[bytes | str]] = {}
     places: dict[str, list[int]] = {}
     quiet: list[str] = []
-    for place, (entry, run, payload) in enumerate(of_call):
+    for place, (entry, run, payload, _) in enumerate(of_call):
         if not run:
             quiet.append(entry)
         elif run in runs:
@@ -80,11 +87,6 @@ def emit_command(
     return command, [place for of_run in places.values() for place in of_run]
 
 
-class _Waiting(NamedTuple, Generic[T]):
-    emitted: Emitted
-    call: T
-
-
 class Emitting(Generic[T]):
     """One turn of the event loop is one call a partition, of 200 entries at most. T: what is told about."""
 
@@ -102,21 +104,23 @@ class Emitting(Generic[T]):
         self._line, self._space, self._limits, self._group, self._consumer = line, space, limits, group, consumer
         self._script = space.scripts.named("emit")
         self._tell_settled, self._tell_look = settled, look
-        self._queues: dict[int, deque[_Waiting[T]]] = {}
+        self._queues: dict[int, deque[Emitted[T]]] = {}
         self._senders: dict[int, set[asyncio.Task[None]]] = {}
         self._loop = asyncio.get_running_loop()
-        self._scheduled = False
+        self._scheduled = self._is_closed = False
         self.unsettled = 0  # entries without an answer
         self._all_settled = asyncio.Event()
         self._all_settled.set()
 
-    def put(self, partition: int, emitted: Emitted, call: T) -> None:
-        """call: is told about once the server has answered."""
+    def put(self, partition: int, emitted: Emitted[T]) -> None:
+        """Told of once the server has answered. Nothing is sent once it is closed."""
+        if self._is_closed:
+            return
         self.unsettled += 1
         queue = self._queues.get(partition)
         if queue is None:
             queue = self._queues[partition] = deque()
-        queue.append(_Waiting(emitted, call))
+        queue.append(emitted)
         if not self._scheduled:
             self._scheduled = True
             self._all_settled.clear()
@@ -133,31 +137,33 @@ class Emitting(Generic[T]):
         while queue and len(senders) < IN_FLIGHT:
             sender = self._loop.create_task(self._send(partition, _next(queue)), name="tailrace-emit")
             senders.add(sender)
-            sender.add_done_callback(lambda sender: self._sent(partition, sender))
+            sender.add_done_callback(functools.partial(self._sent, partition))
 
     def _sent(self, partition: int, sender: asyncio.Task[None]) -> None:
         self._senders[partition].discard(sender)
         self._fill(partition)
 
-    async def _send(self, partition: int, waiting: Sequence[_Waiting[T]]) -> None:
-        words = await self._until_answered(partition, [one.emitted for one in waiting])
-        self.unsettled -= len(waiting)
+    async def _send(self, partition: int, of_call: Sequence[Emitted[T]]) -> None:
+        words = await self._until_answered(partition, of_call)
+        self.unsettled -= len(of_call)
         if words is None:
-            self._tell(self._tell_settled, [one.call for one in waiting])
+            self._tell(self._tell_settled, of_call)
         else:
-            self._tell(self._tell_settled, [w.call for w, word in zip(waiting, words, strict=True) if word != b"look"])
-            self._tell(self._tell_look, [w.call for w, word in zip(waiting, words, strict=True) if word == b"look"])
+            judged = list(zip(of_call, words, strict=True))
+            self._tell(self._tell_settled, [one for one, word in judged if word != b"look"])
+            self._tell(self._tell_look, [one for one, word in judged if word == b"look"])
         if not self.unsettled:
             self._all_settled.set()
 
-    def _tell(self, tell: Callable[[Sequence[T]], None], calls: Sequence[T]) -> None:
-        if calls:
+    def _tell(self, tell: Callable[[Sequence[T]], None], answered: Sequence[Emitted[T]]) -> None:
+        if answered:
+            told: list[Any] = [one[3] for one in answered]  # by place: half the time of a name, for each entry
             try:
-                tell(calls)
+                tell(told)
             except Exception:
-                log.exception("settled_untold", group=self._group, entries=len(calls))
+                log.exception("settled_untold", group=self._group, entries=len(answered))
 
-    async def _until_answered(self, partition: int, of_call: Sequence[Emitted]) -> Sequence[bytes] | None:
+    async def _until_answered(self, partition: int, of_call: Sequence[Emitted[T]]) -> Sequence[bytes] | None:
         """A word for each; None if all are settled."""
         told = False
         while True:
@@ -185,6 +191,7 @@ class Emitting(Generic[T]):
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._all_settled.wait()
+        self._is_closed = True
         tasks = [sender for senders in self._senders.values() for sender in senders]
         for queue in self._queues.values():
             queue.clear()
@@ -193,11 +200,11 @@ class Emitting(Generic[T]):
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _next(queue: deque[_Waiting[T]]) -> list[_Waiting[T]]:
-    taken: list[_Waiting[T]] = []
+def _next(queue: deque[Emitted[T]]) -> list[Emitted[T]]:
+    taken: list[Emitted[T]] = []
     size = 0
-    while queue and len(taken) < MAX_ENTRIES and (not taken or size + len(queue[0].emitted.payload) <= MAX_BYTES):
+    while queue and len(taken) < MAX_ENTRIES and (not taken or size + len(queue[0].payload) <= MAX_BYTES):
         one = queue.popleft()
         taken.append(one)
-        size += len(one.emitted.payload)
+        size += len(one.payload)
     return taken

@@ -128,7 +128,9 @@ def hold_command(
     return (b"EVALSHA", script.sha, 1, log, group, consumer, begun, *entries)
 
 
-def skip_command(script: Script, keys: PartitionKeys, group: str, version: str, entries: Sequence[str]) -> Command:
+def skip_command(
+    script: Script, keys: PartitionKeys, group: str, version: str, entries: Sequence[bytes | str]
+) -> Command:
     """skip.lua's call."""
     return (b"EVALSHA", script.sha, 2, keys.meta, keys.log, group, version, *entries)
 
