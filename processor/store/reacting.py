@@ -66,13 +66,19 @@ class ReactUnit(NamedTuple):
     tries: int = 0  # of retry: with the one that failed now
     failure: bytes = b""  # of dead: JSON
     stop: bool = False  # of dead: the ordered group takes no more of its run
-    size: int = 0  # of its outputs, in bytes, about
     live: int = 0  # a reaction writes nothing live
 
     @property
     def run(self) -> str:
         """For the log: of its first event."""
         return self.deliveries[0].run
+
+    @property
+    def size(self) -> int:
+        """Bytes of what its call carries, about."""
+        if self.verb == "done":
+            return sum(len(event[1]) for output in self.outputs for event in output.events)
+        return len(self.deliveries[0].payload) + len(self.failure)
 
 
 class Lease(NamedTuple):

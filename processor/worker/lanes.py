@@ -48,7 +48,6 @@ class Ended(NamedTuple):
     outputs: Sequence[Output] = _NOTHING
     error: BaseException | None = None
     stopped: Stopped = ""
-    size: int = 0  # of the outputs, in bytes, about
 
 
 DONE: Final = Ended()
@@ -216,7 +215,7 @@ class Lanes:
         finally:
             here.ended = True
             lane.call = None
-        return Ended(effects.outputs, size=effects.size) if effects else DONE
+        return Ended(effects.outputs) if effects else DONE
 
     def _failed(self, lane: _Lane, error: BaseException) -> Ended:
         if isinstance(error, asyncio.CancelledError) and lane.stopped:

@@ -84,7 +84,7 @@ class Settlements:
 
     def _settle_call(self, reaction: Reaction, call: Call, ended: Ended) -> None:
         """By react.lua."""
-        unit = ReactUnit(call.deliveries, "done", ended.outputs, size=ended.size)
+        unit = ReactUnit(call.deliveries, "done", ended.outputs)
         self._settling.put(call.deliveries[0].partition, unit, functools.partial(self._settled, reaction, call))
 
     def _emitted(self, ends: Sequence[_End]) -> None:

@@ -129,3 +129,15 @@ async def test_members_begin_on_a_server_that_is_out_of_memory(side: LogSide) ->
         await leases.leave()
     assert [member.name for member in members.all] == ["m"]
     assert await execute(side.session.redis, "HEXISTS", side.keys.partitions[0].meta, "g:g")
+
+
+def test_the_size_of_a_unit_is_of_all_that_its_call_carries() -> None:
+    """By which calls are divided: outputs, the event of a retry, that of a dead letter and what is said of it."""
+    delivery = Delivery(0, "1-1", "r", "1-1", b"x" * 1000)
+    outputs = [
+        Output("a", [draft("seen", b"1" * 300), draft("seen", b"2" * 300)]),
+        Output("b", [draft("seen", b"3" * 300)]),
+    ]
+    assert 900 <= ReactUnit([delivery], "done", outputs).size < 1100
+    assert ReactUnit([delivery], "retry", tries=1).size == 1000
+    assert ReactUnit([delivery], "dead", failure=b"f" * 50).size == 1050
