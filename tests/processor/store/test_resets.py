@@ -240,6 +240,7 @@ async def test_nothing_is_left(side: LogSide) -> None:
     given = side.read("goes", "a", 3)
     side.fail("goes", "a", given[0], due=7)
     side.lease("goes", "a")
+    side.client.hset(side.keys.members("goes"), "m", "1 1 []")  # it died
     side.client.hset(side.part("a").meta, "cut:goes", "1-1")
     letter(side, "goes", "a", died=1000)
     assert await delete_group(side.session, "goes") == (2, 1)
@@ -247,7 +248,8 @@ async def test_nothing_is_left(side: LogSide) -> None:
     for one in after:
         one.pop("logged", None)
     assert after == before
-    assert side.client.exists(side.part("a").lease("goes"), side.part("a").delayed, side.keys.group("goes")) == 0
+    gone = [side.part("a").lease("goes"), side.part("a").delayed, side.keys.group("goes"), side.keys.members("goes")]
+    assert side.client.exists(*gone) == 0
     assert await recorded_groups(side.session) == ["stays"]
     assert side.client.xlen(side.part("a").dead_group("goes")) == 1
     assert await side.figures("stays", "a") == (4, 0, 0)
