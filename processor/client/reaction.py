@@ -45,7 +45,8 @@ class ReactionPolicy:
     on_dead: OnDead = "go_on"  # ordered: whether a run's later events are handled behind one that is a dead letter
 
     def __post_init__(self) -> None:
-        _check("batch", self.batch, 1 <= self.batch <= MAX_BATCH, f"give 1 to {MAX_BATCH}")
+        is_number = isinstance(self.batch, int) and not isinstance(self.batch, bool)
+        _check("batch", self.batch, is_number and 1 <= self.batch <= MAX_BATCH, f"give 1 to {MAX_BATCH}")
         _check("concurrency", self.concurrency, self.concurrency >= 1, "give 1 or more")
         _check("timeout_seconds", self.timeout_seconds, self.timeout_seconds > 0, "give more than 0")
         _check("start", self.start, self.start in ("first", "now"), 'give "first" or "now"')
@@ -146,6 +147,8 @@ class _Shape:
         parameters = [one for one in inspect.signature(fn).parameters.values() if one.kind is not one.VAR_KEYWORD]
         plain = [one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
         first = "events: list[Event]" if is_batch else "event: Event"
+        if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+            raise TypeError(f"reaction {name} yields, and nothing would run it; it emits, or returns what it likes")
         if not plain:
             raise TypeError(f"reaction {name}: it takes no event, as `async def {name}({first}, run: Run)`")
         self.first = plain[0].name
@@ -175,8 +178,17 @@ class _Shape:
 
     def _make_adapter(self) -> Any:
         hint = self._annotations.of([self.first]).get(self.first, Any)
-        if typing.get_origin(hint) in (list, Sequence, tuple):
+        is_list = typing.get_origin(hint) in (list, Sequence, tuple)
+        if is_list and typing.get_args(hint):
             hint = typing.get_args(hint)[0]
+        what = typing.get_origin(hint) or hint
+        if what is Run or (what is Event and is_list != self.is_batch):
+            written = f"{'list of ' if is_list else ''}{what.__name__}"
+            wanted = "events: list[Event]" if self.is_batch else "event: Event"
+            more = "since it has batch=…" if self.is_batch else "lists come with batch=…"
+            raise TypeError(
+                f"reaction {self._name}: its first parameter, {self.first}, is {written}; write `{wanted}`, {more}"
+            )
         if typing.get_origin(hint) is not Event:
             return None
         [model] = typing.get_args(hint)
@@ -240,6 +252,14 @@ class Group:
                     field=name,
                 )
         place = _place(reaction.function)
+        for one in self.reactions:
+            if one.binding.text == reaction.binding.text and _place(one.function) != place:
+                raise BadInput(
+                    f"group {self.name}: {'.'.join(_place(one.function))} is on {one.binding.text} already, so that "
+                    f"{'.'.join(place)} would get nothing.",
+                    remedy="Of a group one reaction handles an event; give this one a group of its own: group=…",
+                    field="pattern",
+                )
         kept = [
             one for one in self.reactions if (_place(one.function), one.binding.text) != (place, reaction.binding.text)
         ]

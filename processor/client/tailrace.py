@@ -260,7 +260,7 @@ class Tailrace:
             when_behind=when_behind,
             on_dead=on_dead,
         )
-        binding = Binding(pattern, dict(where or {}))
+        binding = Binding(pattern, dict(where) if isinstance(where, Mapping) else where or {})
         frame = sys._getframe(1)
 
         def register(function: H) -> H:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from processor.core.errors import BadInput
+
 __all__ = ["GiveUp", "Retry", "RetryLater", "retry_delay_ms"]
 
 
@@ -22,16 +24,36 @@ def retry_delay_ms(tries: int, draw: float, *, base_ms: int, cap_ms: int) -> int
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How a failed run is tried again: at most `attempts` tries in all, exponential backoff with full jitter between them."""
+    """How a failed run is tried again: at most `attempts` tries in all, exponential backoff with full jitter between them.
+
+    Raises BadInput for what is no number, at once: a worker that meets it has an event in hands already.
+    """
 
     attempts: int = 3
     base_seconds: float = 1
     cap_seconds: float = 300
     never: tuple[type[Exception], ...] = ()  # errors that no further try can mend
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.attempts, int) or isinstance(self.attempts, bool) or self.attempts < 1:
+            raise _unfit(
+                "attempts", self.attempts, "give a whole number, 1 or more: retry=3, or retry=Retry(attempts=3)"
+            )
+        for name in ("base_seconds", "cap_seconds"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < float("inf"):
+                raise _unfit(name, value, "give seconds, 0 or more")
+        never: object = self.never  # isinstance takes a bare class as well, and so do we
+        if not all(isinstance(one, type) for one in (never if isinstance(never, tuple) else (never,))):
+            raise _unfit("never", self.never, "give a tuple of exceptions: never=(ValueError,)")
+
     def delay_seconds(self, tries: int, draw: float) -> float:
         base_ms, cap_ms = int(self.base_seconds * 1000), int(self.cap_seconds * 1000)
         return retry_delay_ms(tries, draw, base_ms=base_ms, cap_ms=cap_ms) / 1000
+
+
+def _unfit(name: str, value: object, remedy: str) -> BadInput:
+    return BadInput(f"Retry: {name} is {value!r}; {remedy}.", field="retry", value=repr(value)[:200])
 
 
 class GiveUp(Exception):

@@ -33,6 +33,20 @@ class Binding:
     where: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.pattern, str):
+            raise BadInput(
+                f"a reaction is on {self.pattern!r}, which is no pattern.",
+                remedy='Write @tail.on("order.paid"); for several patterns decorate the function once for each.',
+                field="pattern",
+                value=repr(self.pattern)[:200],
+            )
+        if not isinstance(self.where, Mapping):
+            raise BadInput(
+                f"where is {self.where!r}.",
+                remedy='Give labels by name: where={"country": "fr"}.',
+                field="where",
+                value=repr(self.where)[:200],
+            )
         if len(self.pattern) > _MAX or not _PATTERN.fullmatch(self.pattern):
             raise BadInput(
                 f"pattern {self.pattern!r} is none: words divided by dots, * for one word, # for any number.",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from processor.core.backoff import Retry, RetryLater, retry_delay_ms
+from processor.core.errors import BadInput
 from processor.core.ulid import ulid
 
 tries, draws = st.integers(1, 10_000), st.floats(0, 1, exclude_max=True)
@@ -49,3 +52,25 @@ def test_ulids_sort_by_time_and_differ() -> None:
     assert len(set(made)) == 2000
     assert all(len(one) == 26 and set(one) <= set("0123456789abcdefghjkmnpqrstvwxyz") for one in made)
     assert [one[:10] for one in made] == sorted(one[:10] for one in made)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"attempts": "3"},
+        {"attempts": 0},
+        {"attempts": True},
+        {"attempts": 1.5},
+        {"base_seconds": "1s"},
+        {"cap_seconds": -1},
+        {"cap_seconds": float("inf")},
+        {"never": "ValueError"},
+        {"never": ("ValueError",)},
+    ],
+)
+def test_what_makes_no_sense_is_told_where_it_is_written(wrong: dict[str, Any]) -> None:
+    """A worker would meet it with a failed try in hands, and could not judge it."""
+    [name] = wrong
+    with pytest.raises(BadInput, match=f"Retry: {name} is "):
+        Retry(**wrong)
+    assert Retry(never=ValueError).never is ValueError  # type: ignore[arg-type, comparison-overlap]
