@@ -71,7 +71,7 @@ def cached(
     version: another one knows nothing of what was kept before. name: the function's module and name by default.
     Raises BadInput, TypeError.
     """
-    policy = Policy(ttl_seconds, negative_seconds, tuple(negative), jitter, early, max_kib, claim_seconds)
+    policy = Policy(ttl_seconds, negative_seconds, negative, jitter, early, max_kib, claim_seconds)
     frame = sys._getframe(1)
 
     def decorate(fn: Callable[..., Any]) -> Any:

@@ -37,6 +37,10 @@ class Policy:
                 raise BadInput(
                     f"{name} is {value!r}; it is a number from {low} to {high:,}.", field=name, value=str(value)
                 )
+        if not isinstance(self.negative, (tuple, list)):
+            raise BadInput(
+                f"negative is {self.negative!r}; give a tuple of exceptions: negative=(NotFound,).", field="negative"
+            )
         for kind in self.negative:
             if not (isinstance(kind, type) and issubclass(kind, Exception)):
                 raise BadInput(f"negative holds {kind!r}, which is no type of exception.", field="negative")

@@ -430,7 +430,16 @@ async def test_the_metric(tail: Tailrace) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"ttl_seconds": 0}, {"ttl_seconds": "1"}, {"jitter": 1}, {"max_kib": 0}, {"negative": (int,)}]
+    "wrong",
+    [
+        {"ttl_seconds": 0},
+        {"ttl_seconds": "1"},
+        {"jitter": 1},
+        {"max_kib": 0},
+        {"negative": (int,)},
+        {"negative": KeyError},
+        {"negative": "KeyError"},
+    ],
 )
 def test_wrong_arguments(wrong: dict[str, Any]) -> None:
     """Told where the function is made."""
