@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from processor.client.task import Task
     from processor.core.events import Event
 
-__all__ = ["CallNext", "Executing", "Middleware", "enter_reaction", "executing", "invoke", "invoke_values"]
+__all__ = [
+    "CallNext",
+    "Executing",
+    "Middleware",
+    "enter_reaction",
+    "executing",
+    "executing_in_thread",
+    "invoke",
+    "invoke_values",
+]
 
 T = TypeVar("T")
 CallNext = Callable[["Run[Any]"], Awaitable[Any]]
@@ -33,7 +42,7 @@ Middleware = Callable[["Run[Any]", CallNext], Awaitable[Any]]
 class Executing:
     """The execution that the present code belongs to."""
 
-    __slots__ = ("_called", "_children", "_run", "_waits", "ended", "events", "loop", "tail", "task")
+    __slots__ = ("_called", "_children", "_run", "_waits", "ended", "events", "is_cancelled", "loop", "tail", "task")
 
     def __init__(
         self,
@@ -51,6 +60,7 @@ class Executing:
         self.loop = loop  # `.sync` in its threads works here
         self.events = events
         self.ended = False
+        self.is_cancelled = False  # and threads of it may still run
         self._waits: set[Future[Any]] | None = None  # of its threads
         self._called: dict[str, int] | None = None
         self._children: set[str] | None = None
@@ -90,7 +100,8 @@ class Executing:
             self._waits.discard(future)
 
     def cancel_waits(self) -> None:
-        """A thread cannot be cancelled; what it waits for can."""
+        """A thread cannot be cancelled; what it waits for can, now and from now on."""
+        self.is_cancelled = True
         for future in list(self._waits or ()):
             future.cancel()
 
@@ -102,6 +113,15 @@ def executing() -> Executing | None:
     """What is executed here, also in its threads; None outside, and in what an ended execution left behind."""
     here = _executing.get()
     return here if here is not None and not here.ended else None
+
+
+def executing_in_thread() -> Executing | None:
+    """As executing, for what a thread wants of a loop. Raises CancelledError where its execution was cancelled: it goes on beside
+    the next try, and what it writes would be there besides what that one settles."""
+    here = _executing.get()
+    if here is not None and here.is_cancelled:
+        raise asyncio.CancelledError("its execution was cancelled")
+    return executing()
 
 
 def enter_reaction(here: Executing) -> None:

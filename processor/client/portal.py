@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from typing import Any, Final, TypeVar
 
-from processor.client.calling import executing
+from processor.client.calling import executing_in_thread
 from processor.client.signals import at_exit
 
 __all__ = ["Portal"]
@@ -127,12 +127,12 @@ class Portal:
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Runs it there and waits. Raises RuntimeError in the loop's own thread, where it would wait for itself.
 
-        In a task it runs in the task's loop, as a part of its execution.
+        In a task it runs in the task's loop, as a part of its execution. Raises CancelledError where that was cancelled.
         """
-        here = executing()
         try:
+            here = executing_in_thread()
             loop = here.loop if here is not None else self.loop
-        except RuntimeError:
+        except (RuntimeError, asyncio.CancelledError):
             coroutine.close()
             raise
         try:

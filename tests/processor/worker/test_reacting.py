@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
 from processor import Tailrace
+from processor.core.backoff import Retry
 from processor.core.events import Event
 from processor.store.connection import execute
 from processor.worker.ordering import OrderedGroup
@@ -76,3 +79,31 @@ async def test_a_reader_that_breaks_off_begins_again(
             await tail.run("r").emit("order.paid", 1)
             await until(lambda: seen == [1], "it is handled")
     assert [log["group"] for log in logs if log["event"] == "group_broke_off"] == ["g"]
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_what_a_plain_function_writes_behind_its_time_limit_is_refused(tail: Tailrace, *, ordered: bool) -> None:
+    """Its thread goes on beside the next try, whose outputs alone count."""
+    tries: list[int] = []
+    late: list[BaseException | None] = []
+
+    @tail.on("order.paid", group="g", ordered=ordered, timeout_seconds=0.1, retry=Retry(attempts=3, base_seconds=0.01))
+    def slow(event: Event[Any], run: Any) -> None:
+        tries.append(len(tries) + 1)
+        if len(tries) > 1:
+            run.emit("seen", len(tries))
+            return
+        while len(tries) == 1:  # until the next try has begun
+            time.sleep(0.01)
+        try:
+            run.emit("seen", 1)
+        except asyncio.CancelledError as error:
+            late.append(error)
+            raise
+        late.append(None)
+
+    async with working(tail):
+        await tail.run("r").emit("order.paid", {})
+        await until(lambda: late, "the first try wrote")
+    assert [type(one) for one in late] == [asyncio.CancelledError]
+    assert [event.data async for event in tail.run("r").follow(live=False) if event.type == "seen"] == [2]
