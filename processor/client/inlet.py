@@ -133,6 +133,13 @@ class Inlet:
             raise BadInput(f"an inlet's stream is {stream!r}; give its key", field="stream", value=str(stream))
         if start not in ("first", "now"):
             raise BadInput(f"start is {start!r}; give 'first' or 'now'", field="start", value=str(start))
+        if url is not None and not url.startswith(("redis://", "rediss://", "unix://")):
+            raise BadInput(
+                f"inlet {stream}: url is {url!r}, which is no Redis server.",
+                remedy="Give redis://user:password@host:port/0, rediss://… (TLS) or unix:///path/of/the.sock.",
+                field="url",
+                value=url[:200],
+            )
         self.stream, self.start, self.url = stream, start, url
         self.name = check_name(stream if name is None else name, "inlet", field="name")
         self._known = known

@@ -71,7 +71,7 @@ class Policy:
             from processor.core.schedule import Schedule
 
             cron = Schedule(cron)
-        retry = Retry(attempts=retry) if isinstance(retry, int) else retry
+        retry = retry if isinstance(retry, Retry) else Retry(attempts=retry)
         return cls(retry, timeout_seconds, concurrency, cron, Rate.of(rate), Limit.of(limit))
 
 

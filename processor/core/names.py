@@ -128,7 +128,7 @@ def check_labels(labels: Mapping[str, str], *, field: str = "labels") -> Mapping
             )
         if not is_text(value) or len(value.encode()) > MAX_LABEL_BYTES:
             raise BadEvent(
-                f"{field}.{name} is {str(value)[:100]!r}; a label is a string of at most {MAX_LABEL_BYTES} bytes, "
+                f"{field}.{name} is {repr(value)[:100]}; a label is a string of at most {MAX_LABEL_BYTES} bytes, "
                 "without half a surrogate pair.",
                 remedy="Shorten it, or put the value into data.",
                 field=f"{field}.{name}",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+import structlog
+
 from processor.client.reaction import Reaction
 from processor.core.backoff import GiveUp, RetryLater
 from processor.core.errors import BadInput
@@ -12,6 +14,8 @@ from processor.core.json import dumps
 from processor.store.reacting import Delivery
 
 __all__ = ["Verdict", "dead_of", "judge"]
+
+log = structlog.get_logger("tailrace.reactions")
 
 
 class Verdict(NamedTuple):
@@ -25,7 +29,15 @@ class Verdict(NamedTuple):
 
 
 def judge(reaction: Reaction, delivery: Delivery, error: BaseException, draw: float) -> Verdict:
-    """draw: a random number in [0, 1)."""
+    """draw: a random number in [0, 1). No error is too odd to be judged: its entry would be held for ever."""
+    try:
+        return _judged(reaction, delivery, error, draw)
+    except Exception as odd:
+        log.exception("error_unjudged", reaction=reaction.name, run=delivery.run, id=delivery.id)
+        return dead_of(f"{words_of(error)} ({words_of(odd)})", "error", delivery.tries + 1)
+
+
+def _judged(reaction: Reaction, delivery: Delivery, error: BaseException, draw: float) -> Verdict:
     words, tries, retry = words_of(error), delivery.tries + 1, reaction.policy.retry
     if isinstance(error, GiveUp):
         return dead_of(text_of(error) or "given up", "given_up", tries, error)
