@@ -79,7 +79,7 @@ while at <= last do
         if has_log then
           log_event(run, id, payload)
         end
-      else -- it was the first write of the unit but the acknowledgement, which is taken back
+      else -- it was the first write of the unit but the acknowledgement, which is taken back where the log was not cut meanwhile
         call('XCLAIM', log, group, consumer, 0, entry, 'FORCE', 'JUSTID')
         word = 'look'
       end

@@ -74,6 +74,8 @@ class ReactionModel(ExecutionModel):
             elif place not in pending:
                 answers.append("done")
             elif run.broken:
+                if place < self.log_first:  # what was cut from the log cannot be put back among the pending
+                    pending.discard(place)
                 answers.append("look")
             else:
                 pending.discard(place)

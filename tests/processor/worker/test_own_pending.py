@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-import processor.worker.shared_group as shared_group
+import processor.worker.log_reader as log_reader
 from processor import Tailrace
 from processor.core.events import Event
 from processor.store.reacting import Claimed
+from processor.worker.shared_group import SharedGroup
 from tests.processor.worker.conftest import working
 from tests.support.until import until
 
@@ -20,7 +21,7 @@ async def test_what_ends_during_the_look_is_not_begun_again(tail: Tailrace, monk
     """A handler ends and is settled while the answer that lists its event as pending is on its way."""
     calls: list[str] = []
     listed = asyncio.Event()
-    look = shared_group.claim
+    look = log_reader.claim
 
     async def slow_look(*args: Any, **options: Any) -> Claimed:
         page = await look(*args, **options)
@@ -34,9 +35,14 @@ async def test_what_ends_during_the_look_is_not_begun_again(tail: Tailrace, monk
         calls.append(event.id)
         await listed.wait()
 
-    monkeypatch.setattr(shared_group, "claim", slow_look)
+    monkeypatch.setattr(log_reader, "claim", slow_look)
+    await (await tail.session()).bind_groups()  # it was opened before the reaction was there
     await tail.run("a").emit("order.paid", {})
     async with working(tail) as worker:
+        await until(lambda: calls, "the handler has begun")
+        [group] = worker.reacting._readers
+        assert isinstance(group, SharedGroup)
+        group._reader.be_unsure()  # as after a lost connection
         await until(listed.is_set, "the event was listed")
         await tail.run("a").emit("order.paid", {})
         await until(lambda: len(calls) >= 2, "the next event is handled")
