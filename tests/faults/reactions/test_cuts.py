@@ -26,7 +26,9 @@ def cutting(asked: bytes, count: int) -> Plan:
     return plan
 
 
-@pytest.mark.parametrize("asked", ["read", "pull", "react", "emit"])
+@pytest.mark.parametrize(
+    "asked", ["pull", "emit", *(pytest.param(n, marks=pytest.mark.soak) for n in ("read", "react"))]
+)
 async def test_reply_cut_off(asked: str) -> None:
     """The reply to a read or a settlement is cut off: it was done, and is not done again, long before any claim."""
     word = b"XREADGROUP" if asked == "read" else load_script(asked).sha

@@ -10,7 +10,7 @@ from tests.faults.reactions.handlers import OTHER_FACT
 from tests.faults.reactions.world import the_world
 
 
-@pytest.mark.parametrize("way", ["out", "back"])
+@pytest.mark.parametrize("way", ["out", pytest.param("back", marks=pytest.mark.soak)])
 async def test_rolling_deploy(way: str) -> None:
     """Workers of the first version get events that only the second one has a handler for, while one after the other is
     replaced, by kill or in order: each event is applied once in every group."""

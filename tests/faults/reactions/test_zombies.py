@@ -18,7 +18,7 @@ VISIBILITY = 1.0
 RUNS = 8
 
 
-@pytest.mark.parametrize("wakes", ["before the heir ends", "after it"])
+@pytest.mark.parametrize("wakes", ["before the heir ends", pytest.param("after it", marks=pytest.mark.soak)])
 @pytest.mark.parametrize("consumer", [None, "same"], ids=["another consumer", "same consumer"])
 async def test_frozen_worker_changes_nothing_afterwards(consumer: str | None, wakes: str) -> None:
     """SIGSTOP beyond the visibility timeout, then SIGCONT: another has its events by then, and nothing of the zombie lands."""

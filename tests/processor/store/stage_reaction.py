@@ -59,7 +59,7 @@ class ReactionModel(ExecutionModel):
             self.letters.setdefault(group, []).append((delivery.run, delivery.payload))
         return "settled"
 
-    def emit(self, group: str, made: Sequence[tuple[Emitted, int]], now: int) -> list[str]:
+    def emit(self, group: str, made: Sequence[tuple[Emitted[object], int]], now: int) -> list[str]:
         """A word for each: those without output are not told apart."""
         self.published = []
         answers = []
@@ -154,7 +154,7 @@ class ReactionStage(ExecutionStage):
         self.compare()
         return found
 
-    def emit(self, group: str, made: Sequence[tuple[Emitted, int]]) -> list[str]:
+    def emit(self, group: str, made: Sequence[tuple[Emitted[object], int]]) -> list[str]:
         script = self.scripts.named("emit")
         command, answered = emit_command(script, self.limits, self.keys, group, "c", [one for one, _ in made])
         reply = [word.decode() for word in self.run(self.scripts.send(script, command))]

@@ -134,13 +134,11 @@ def test_what_was_put_off_again_is_not_due(scene: Scene) -> None:
     """The script compares the due time itself: a call that comes late moves nothing early."""
     scene.queue("a", delay_ms=1_000)
     scene.now += 1_000
-    args = (
-        [*partition_keys(scene.part), scene.part.run("a"), scene.part.work("build")],
-        [1, "a", "build"],
-    )
-    assert scene.run(scene.scripts.call("promote", *args)) == [1, 0]
+    keys = [*partition_keys(scene.part), scene.part.run("a"), scene.part.work("build")]
+    args: list[str | bytes | int] = [1, "a", "build"]
+    assert scene.run(scene.scripts.call("promote", keys, args)) == [1, 0]
     put_off(scene, "a", 60_000)
-    assert scene.run(scene.scripts.call("promote", *args)) == [0, 0]
+    assert scene.run(scene.scripts.call("promote", keys, args)) == [0, 0]
     assert (work(scene), waiting(scene)) == ([], {"a"})
 
 

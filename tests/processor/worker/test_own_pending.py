@@ -11,7 +11,7 @@ import pytest
 import processor.worker.log_reader as log_reader
 from processor import Tailrace
 from processor.core.events import Event
-from processor.store.reacting import Claimed
+from processor.store.reacting import Claimed, claim
 from processor.worker.shared_group import SharedGroup
 from tests.processor.worker.conftest import working
 from tests.support.until import until
@@ -21,7 +21,7 @@ async def test_what_ends_during_the_look_is_not_begun_again(tail: Tailrace, monk
     """A handler ends and is settled while the answer that lists its event as pending is on its way."""
     calls: list[str] = []
     listed = asyncio.Event()
-    look = log_reader.claim
+    look = claim
 
     async def slow_look(*args: Any, **options: Any) -> Claimed:
         page = await look(*args, **options)

@@ -21,7 +21,7 @@ async def test_a_drain_waits_for_the_refill(tail: Tailrace, monkeypatch: pytest.
     answers: list[str] = []
     send = Settling._until_answered
 
-    async def watched(self: Settling, *args: Any) -> Any:
+    async def watched(self: Settling[Any], *args: Any) -> Any:
         found = await send(self, *args)
         answers.extend(answer.word for answer in found or ())
         return found
