@@ -93,5 +93,7 @@ async def test_blocked_loop_keeps_its_events() -> None:
         world.open_gate("g")
         history = await world.verdict()
         assert judge_once(history, world.groups[0], [*beside, *blocking]) == []
-        for group in world.groups:
+        for group in (
+            one for one in world.groups if one != "ordered"
+        ):  # there who joins may take over what waits too long
             assert judge_once(history, group, beside) == []
