@@ -4,25 +4,22 @@ neither a lost answer nor a late copy nor a server that lost its last second let
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import structlog
 
 from processor.core.errors import ServerError
 from processor.store.executing import Settled
-from processor.store.line import Line, failed_in_script
+from processor.store.line import Line
 from processor.store.reacting import Lease, ReactUnit
 from processor.store.scripts import Script
-from processor.store.settling import MAX_BYTES, MAX_UNITS
+from processor.store.sending import MAX_UNITS, Command, as_many, until_answered
 
 __all__ = ["Chained"]
 
 log = structlog.get_logger("tailrace.reactions")
-RETRY_SECONDS: Final = 0.2
-Command = tuple[bytes | str | int, ...]
 Tell = Callable[[Settled], None]
 
 
@@ -41,9 +38,11 @@ class Chained:
         command: Callable[[Sequence[ReactUnit], Lease], Command],
         token: str,
         broken: Callable[[str], None],
+        answered: Callable[[Sequence[ReactUnit]], None],
     ) -> None:
-        """broken: told `fenced` or `hole`, once; nothing is settled here any more."""
+        """broken: told `fenced` or `hole`, once; nothing is settled here any more. answered: told of each call's units."""
         self._line, self._script, self._command, self._token, self._broken = line, script, command, token, broken
+        self._answered = answered
         self.last = ""  # the entry settled last, as far as it is known; "" for none
         self.calls = 0  # that were begun
         self._queue: deque[_Waiting] = deque()
@@ -89,35 +88,24 @@ class Chained:
                     self._alone = len(waiting)
                     self._queue.extendleft(reversed(waiting))
                 elif not self._is_closed:
+                    self._answered([one.unit for one in waiting])
                     self._hear(waiting, answers)
         finally:
             self._sender = None
 
     def _next(self) -> list[_Waiting]:
-        taken: list[_Waiting] = []
-        size, most = 0, 1 if self._alone else MAX_UNITS
-        while self._queue and len(taken) < most and (not taken or size + self._queue[0].unit.size <= MAX_BYTES):
-            taken.append(self._queue.popleft())
-            size += taken[-1].unit.size
+        taken = as_many(self._queue, lambda one: one.unit.size, 1 if self._alone else MAX_UNITS)
         self._alone = max(0, self._alone - 1)
         return taken
 
     async def _until_answered(self, units: Sequence[ReactUnit]) -> list[Settled] | None:
         """The same call again until there is an answer. None for units that cannot be settled together."""
         command = self._command(units, Lease(self._token, self.last))
-        told = False
-        while True:
-            try:
-                answers = await self._line.script(self._script, *command)
-            except ServerError as error:
-                if failed_in_script(error):
-                    return [Settled("failed", error.message)] if len(units) == 1 else None
-                if not told:
-                    log.warning("settle_waits", error=error.code, message=error.message, units=len(units))
-                told = True
-                await asyncio.sleep(RETRY_SECONDS * (0.5 + random.random()))
-            else:
-                return [Settled.parse(answer) for answer in answers]
+        try:
+            answers = await until_answered(self._line, self._script, lambda: command, units=len(units))
+        except ServerError as error:
+            return [Settled("failed", error.message)] if len(units) == 1 else None
+        return [Settled.parse(answer) for answer in answers]
 
     def _hear(self, waiting: Sequence[_Waiting], answers: Sequence[Settled]) -> None:
         for n, (one, answer) in enumerate(zip(waiting, answers, strict=True)):

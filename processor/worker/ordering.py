@@ -22,6 +22,7 @@ from processor.store.leases import Leases, Pulled, pull_command, pulled, renew_l
 from processor.store.line import Line
 from processor.store.reacting import Lease, ReactUnit, react_command
 from processor.store.resets import current
+from processor.store.sending import Command
 from processor.store.space import ms_of
 from processor.worker.balancing import Balancing
 from processor.worker.chained import Chained
@@ -261,13 +262,17 @@ class OrderedGroup:
         self.wake()
 
     def _chain(self, owned: Owned) -> Chained:
-        def command(units: Sequence[ReactUnit], lease: Lease) -> tuple[bytes | str | int, ...]:
-            session, keyspace = self._session, self._session.keys
+        session, name = self._session, self.group.name
+
+        def command(units: Sequence[ReactUnit], lease: Lease) -> Command:
+            return react_command(self._react, session.limits, session.keys, owned.number, name, units, lease)
+
+        def answered(units: Sequence[ReactUnit]) -> None:
+            keyspace = session.keys
             if any(keyspace.number(out.run) != owned.number for unit in units for out in unit.outputs):
                 session.relaying.soon(owned.number)
-            return react_command(self._react, session.limits, keyspace, owned.number, self.group.name, units, lease)
 
-        return Chained(self._calls, self._react, command, owned.token, functools.partial(self.broken, owned))
+        return Chained(self._calls, self._react, command, owned.token, functools.partial(self.broken, owned), answered)
 
     def broken(self, owned: Owned, word: str) -> None:
         """fenced: another member has its lease. hole: the server lost what was settled; from its beginning under the same."""

@@ -98,7 +98,10 @@ class Settlements:
             self._settle_call(*end)
 
     def _settled(self, reaction: Reaction, call: Call, answer: Settled) -> None:
-        if answer.word == "refused":
+        if answer.word in (
+            "refused",
+            "failed",
+        ):  # failed: its runs are broken; the event goes on without what it did to them
             words = f"what the reaction did to a run was refused: {answer.detail}."
             self.failed(reaction, call, IllegalEvent(words, run=call.deliveries[0].run))
             return

@@ -258,3 +258,24 @@ async def test_what_was_not_handled_goes_to_another_worker(tail: Tailrace, drain
         session = await tail.session()
         await session.relaying.look()
     assert sorted(event.data for event in await events_of(tail, "out")) == list(range(5))
+
+
+async def test_output_that_breaks_the_script_ends_as_a_dead_letter(tail: Tailrace) -> None:
+    """Somebody broke the run that a reaction writes to: its event is tried again and set aside, also where one worker is all."""
+
+    @tail.on("order.paid", retry=Retry(attempts=2, base_seconds=0.01))
+    async def books(event: Event[Any], run: Run[Any]) -> None:
+        run.emit("booked")
+
+    async with working(tail):
+        session = await tail.session()
+        keys = session.keys.of("r")
+        await tail.run("r").emit("order.paid", 1)
+        await until(lambda: is_settled(tail, "books"), "it is settled")
+        await execute(session.redis, "SET", keys.run("r~x"), "no hash")
+        await execute(
+            session.redis, "XADD", keys.log, "*", "r", "r~x", "i", "1-1", "e", '"type":"order.paid","data":1}'
+        )
+        await until(lambda: execute(session.redis, "EXISTS", keys.dead_group("books")), "it is a dead letter", 15)
+        await until(lambda: is_settled(tail, "books"), "nothing of it is left")
+        await execute(session.redis, "DEL", keys.run("r~x"))
