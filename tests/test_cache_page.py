@@ -3,44 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import re
-import subprocess
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from processor.core.settings import Settings
-from tests.support.program import ROOT
+from tests.support.pages import as_module, check_types, program_of
 from tests.support.servers import TestServer
-
-
-def program() -> str:
-    """All listings of the page, each behind those before it."""
-    return "\n\n".join(
-        re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/cache.md").read_text(), re.MULTILINE | re.DOTALL)
-    )
 
 
 def test_it_is_typed(tmp_path: Path) -> None:
     """Every listing passes mypy --strict."""
-    (tmp_path / "answers.py").write_text(program())
-    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), "answers.py"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env={**os.environ, "MYPYPATH": str(ROOT)}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout
+    check_types(tmp_path, "answers.py", program_of("docs/cache.md"))
 
 
 @pytest.fixture
 def shop(monkeypatch: pytest.MonkeyPatch) -> Any:
-    module = types.ModuleType("shop_answers")
-    monkeypatch.setitem(sys.modules, "shop_answers", module)
-    exec(compile(program(), "shop_answers.py", "exec"), module.__dict__)
-    return module
+    return as_module(monkeypatch, "shop_answers", program_of("docs/cache.md"))
 
 
 async def test_it_runs(server: TestServer, namespace: str, shop: Any, capsys: pytest.CaptureFixture[str]) -> None:

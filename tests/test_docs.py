@@ -5,10 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import dataclasses
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,9 +17,10 @@ from gateway.core.problems import STATUS
 from processor.cli.main import app
 from processor.core import errors
 from processor.core.settings import Settings, variable_of
+from tests.support.pages import as_module, listings, mypy
+from tests.support.program import ROOT
 from tests.support.servers import TestServer
 
-ROOT = Path(__file__).resolve().parent.parent
 DOCS = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
 REFERENCE = (ROOT / "docs/reference.md").read_text()
 
@@ -30,10 +28,6 @@ REFERENCE = (ROOT / "docs/reference.md").read_text()
 def section(text: str, title: str) -> str:
     """What stands below a heading of the second level."""
     return text.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
-
-
-def listings(path: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def kinds(error: type[errors.TailraceError]) -> set[str]:
@@ -106,7 +100,7 @@ def test_documents_name_only_commands_and_options_that_exist(path: Path) -> None
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
 def test_listings_are_valid_python_and_import_what_exists(path: Path) -> None:
     """Every Python listing can be parsed, and imports from the front door only what it has."""
-    for text in listings(path, "python"):
+    for text in listings(path):
         tree = compile(text, path.name, "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and node.module == "tailrace":
@@ -147,7 +141,7 @@ def test_listings_of_the_application_page_are_typed(tmp_path: Path) -> None:
     """Every Python listing of docs/in-your-app.md passes mypy --strict, each behind those before it."""
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop/__init__.py").touch()
-    texts = listings(ROOT / "docs/in-your-app.md", "python")
+    texts = listings("docs/in-your-app.md")
     for name in ("tasks", "web"):
         text = next(text for text in texts if text.startswith(f"# shop/{name}.py"))
         texts.remove(text)
@@ -167,10 +161,7 @@ def test_listings_of_the_application_page_are_typed(tmp_path: Path) -> None:
     (tmp_path / "more.py").write_text(
         imports + "".join(whole) + "".join(map("".join, zip(functions, bodies, strict=True)))
     )
-    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), "shop", "more.py"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env={**os.environ, "MYPYPATH": str(ROOT)}, capture_output=True, text=True, check=False
-    )
+    done = mypy(tmp_path, "shop", "more.py")
     assert done.returncode == 0, done.stdout
 
 
@@ -200,13 +191,12 @@ def test_example_of_the_first_run_does_what_the_page_says(monkeypatch: pytest.Mo
     """hello.py of docs/first-run.md counts, and its result is what it counted to."""
     from processor.testing import sandbox
 
-    (listing,) = [text for text in listings(ROOT / "docs/first-run.md", "python") if "count" in text]
-    scope: dict[str, object] = {"__name__": "hello"}
-    exec(compile(listing.replace("0.5", "0"), "hello.py", "exec"), scope)
+    (listing,) = [text for text in listings("docs/first-run.md") if "count" in text]
+    hello = as_module(monkeypatch, "hello", listing.replace("0.5", "0"))
 
     async def counted() -> tuple[object, str]:
-        async with sandbox(scope["tail"]):  # type: ignore[arg-type]
-            run = await scope["count"].start_here(5)  # type: ignore[attr-defined]
+        async with sandbox(hello.tail):
+            run = await hello.count.start_here(5)
             return await run.result(), await run.text()
 
     assert asyncio.run(counted()) == (5, "1 2 3 4 5 ")

@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import subprocess
-import sys
-import types
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
 
 from processor.core.settings import Settings
 from processor.worker.worker import Worker
+from tests.support.pages import as_module, check_types, program_of
 from tests.support.servers import TestServer
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def program() -> str:
-    """All listings of the page, each behind those before it."""
-    return "\n\n".join(
-        re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/flows.md").read_text(), re.MULTILINE | re.DOTALL)
-    )
-
 
 REVEALED = """
 async def told() -> None:
@@ -42,13 +28,8 @@ async def told() -> None:
 @pytest.mark.holds_loop
 def test_it_is_typed(tmp_path: Path) -> None:
     """Every listing passes mypy --strict, and results have the types of their tasks."""
-    (tmp_path / "flows.py").write_text(program() + REVEALED)
-    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), "flows.py"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env={**os.environ, "MYPYPATH": str(ROOT)}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout
-    said = re.findall(r'Revealed type is "(.*)"', done.stdout)
+    printed = check_types(tmp_path, "flows.py", program_of("docs/flows.md") + REVEALED)
+    said = re.findall(r'Revealed type is "(.*)"', printed)
     assert [re.sub(r"\b(builtins|flows|processor\.core\.references)\.", "", one) for one in said] == re.findall(
         r"# (.*)$", REVEALED, re.MULTILINE
     )
@@ -56,9 +37,7 @@ def test_it_is_typed(tmp_path: Path) -> None:
 
 async def test_its_flows_run(server: TestServer, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Chain, chord, previous and failures of the page come out as it says."""
-    shop: Any = types.ModuleType("shop_flows")
-    monkeypatch.setitem(sys.modules, "shop_flows", shop)
-    exec(compile(program(), "shop_flows.py", "exec"), shop.__dict__)
+    shop = as_module(monkeypatch, "shop_flows", program_of("docs/flows.md"))
     shop.tail._given = Settings(redis_url=server.url, namespace=namespace)
     worker = Worker(shop.tail)
     working = asyncio.create_task(worker.run())

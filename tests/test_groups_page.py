@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -16,11 +13,12 @@ import pytest
 from processor.observe import metrics
 from processor.store.standings import read_groups
 from processor.worker.worker import Worker
+from tests.support.pages import as_module, check_types, listings, program_of
+from tests.support.program import ROOT
 from tests.support.servers import TestServer
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs/groups.md").read_text()
-PROGRAM = "\n\n".join(re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
+PROGRAM = program_of("docs/groups.md")
 
 
 @pytest.fixture
@@ -29,24 +27,18 @@ def shop(monkeypatch: pytest.MonkeyPatch, server: TestServer, namespace: str) ->
     monkeypatch.setenv("SCALER_TOKEN", "secret")
     monkeypatch.setenv("TAILRACE_REDIS_URL", server.url)
     monkeypatch.setenv("TAILRACE_NAMESPACE", namespace)
-    module = ModuleType("shop_of_groups_page")
-    exec(compile(PROGRAM, "docs/groups.md", "exec"), module.__dict__)
-    return module
+    return as_module(monkeypatch, "shop_of_groups_page", PROGRAM)
 
 
 def test_the_program_is_typed(tmp_path: Path) -> None:
     """It passes mypy --strict."""
-    (tmp_path / "shop.py").write_text(PROGRAM)
-    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), "shop.py"]
-    env = {**os.environ, "MYPYPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+    check_types(tmp_path, "shop.py", PROGRAM)
 
 
 async def test_it_reacts_and_is_asked_for(shop: ModuleType) -> None:
     """The reaction has its effect; the autoscaler gets the object of the page by its token, and nobody without it."""
     (scaler,) = re.findall(r'url: "https://app\.example\.com(\S+)"', PAGE)
-    (shown,) = re.findall(r"^```json\n(.*?)\n```", PAGE, re.MULTILINE | re.DOTALL)
+    (shown,) = listings("docs/groups.md", "json")
     tail = shop.tail
     async with tail:
         session = await tail.session()

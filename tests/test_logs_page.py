@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import re
-import subprocess
-import sys
-import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,33 +13,19 @@ import structlog
 
 from processor.core.settings import Settings
 from processor.logs.outlet import outlet
-from tests.support.program import ROOT
+from tests.support.pages import as_module, check_types, program_of
 from tests.support.servers import TestServer
-
-
-def program() -> str:
-    """All listings of the page, each behind those before it."""
-    return "\n\n".join(
-        re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/logs.md").read_text(), re.MULTILINE | re.DOTALL)
-    )
 
 
 def test_it_is_typed(tmp_path: Path) -> None:
     """Every listing passes mypy --strict."""
-    (tmp_path / "tasks.py").write_text(program())
-    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), "tasks.py"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env={**os.environ, "MYPYPATH": str(ROOT)}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout
+    check_types(tmp_path, "tasks.py", program_of("docs/logs.md"))
 
 
 @pytest.fixture
 def shop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The page's module, configured; afterwards logging and structlog are as they were."""
-    module: Any = types.ModuleType("shop_logs")
-    monkeypatch.setitem(sys.modules, "shop_logs", module)
-    exec(compile(program(), "shop_logs.py", "exec"), module.__dict__)
+    module = as_module(monkeypatch, "shop_logs", program_of("docs/logs.md"))
     root, before = logging.getLogger(), structlog.get_config()
     handlers, level = list(root.handlers), root.level
     yield module

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,21 +20,18 @@ from processor.store.connection import execute
 from processor.worker.inlets import Taking
 from tests.gateway.answers import lines_of
 from tests.gateway.serving import serving
+from tests.support.pages import as_module, check_types, program_of
+from tests.support.program import ROOT
 from tests.support.servers import TestServer
 from tests.support.until import until
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs/producing.md").read_text()
-PROGRAM = "\n\n".join(re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
+PROGRAM = program_of("docs/producing.md")
 
 
 def test_the_program_is_typed(tmp_path: Path) -> None:
     """It passes mypy --strict."""
-    (tmp_path / "shop.py").write_text(PROGRAM)
-    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), "shop.py"]
-    env = {**os.environ, "MYPYPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+    check_types(tmp_path, "shop.py", PROGRAM)
 
 
 async def send(http: httpx.AsyncClient, command: str) -> httpx.Response:
@@ -65,10 +59,8 @@ async def test_its_requests_are_taken(server: TestServer) -> None:
 
 
 @pytest.fixture
-def shop() -> ModuleType:
-    module = ModuleType("shop_of_producing_page")
-    exec(compile(PROGRAM, "docs/producing.md", "exec"), module.__dict__)
-    return module
+def shop(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return as_module(monkeypatch, "shop_of_producing_page", PROGRAM)
 
 
 def test_its_function_is_a_function(shop: ModuleType) -> None:

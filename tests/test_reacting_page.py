@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import sys
-import types
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,33 +10,17 @@ import anyio
 import pytest
 
 from processor.testing import sandbox
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def program() -> str:
-    """All listings of the page, each behind those before it."""
-    return "\n\n".join(
-        re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/reacting.md").read_text(), re.MULTILINE | re.DOTALL)
-    )
+from tests.support.pages import as_module, check_types, program_of
 
 
 def test_it_is_typed(tmp_path: Path) -> None:
     """Every listing passes mypy --strict."""
-    (tmp_path / "reactions.py").write_text(program())
-    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), "reactions.py"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env={**os.environ, "MYPYPATH": str(ROOT)}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout
+    check_types(tmp_path, "reactions.py", program_of("docs/reacting.md"))
 
 
 @pytest.fixture
 def shop(monkeypatch: pytest.MonkeyPatch) -> Any:
-    module = types.ModuleType("shop_reactions")
-    monkeypatch.setitem(sys.modules, "shop_reactions", module)
-    exec(compile(program(), "shop_reactions.py", "exec"), module.__dict__)
-    return module
+    return as_module(monkeypatch, "shop_reactions", program_of("docs/reacting.md"))
 
 
 async def test_its_reactions_run(shop: Any) -> None:

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.program import Program
+from tests.support.pages import check_tests, listings
+from tests.support.program import ROOT, Program
 from tests.support.until import until
 
-ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 # Commands that other tests run: the make targets as a whole, the wheel in test_repository.
 ELSEWHERE = ("make demo", "make test", "pip install .")
@@ -27,15 +27,14 @@ ELSEWHERE = ("make demo", "make test", "pip install .")
 
 def shown() -> list[str]:
     """Every command of README, without its comment, in order."""
-    blocks = re.findall(r"^```console\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    blocks = listings("README.md", "console")
     lines = [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
     return [re.sub(r"\s+# .*$", "", line) for line in lines]
 
 
 def programs() -> dict[str, str]:
     """README's listings by the name in their first line."""
-    texts = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    return {text.partition("\n")[0].removeprefix("# "): text for text in texts}
+    return {text.partition("\n")[0].removeprefix("# "): text for text in listings("README.md")}
 
 
 def free_port() -> int:
@@ -173,21 +172,7 @@ def test_the_test_of_readme_passes(tmp_path: Path) -> None:
     """README's test of its own task passes, without a server."""
     for name, text in programs().items():
         (tmp_path / name).write_text(text)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-o",
-        "asyncio_mode=auto",
-        "test_jobs.py",
-    ]
-    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stdout
-    assert "1 passed" in done.stdout
+    assert "1 passed" in check_tests(tmp_path, "test_jobs.py", seconds=60)
 
 
 def test_curl_commands_use_the_documented_port() -> None:

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import re
 import sqlite3
-import subprocess
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +12,13 @@ import pytest
 
 from processor.core.settings import Settings
 from processor.worker.worker import Worker
+from tests.support.pages import as_module, check_types, program_of
 from tests.support.servers import TestServer
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def program() -> str:
-    """All listings of the page, each behind those before it."""
-    return "\n\n".join(
-        re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/tasks.md").read_text(), re.MULTILINE | re.DOTALL)
-    )
 
 
 def test_it_is_typed(tmp_path: Path) -> None:
     """Every listing passes mypy --strict."""
-    (tmp_path / "tasks.py").write_text(program())
-    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), "tasks.py"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env={**os.environ, "MYPYPATH": str(ROOT)}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout
+    check_types(tmp_path, "tasks.py", program_of("docs/tasks.md"))
 
 
 @pytest.fixture
@@ -46,10 +28,7 @@ def shop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     connection = sqlite3.connect("shop.db")
     connection.executescript("create table stock (article, pieces); insert into stock values ('pen', 3)")
     connection.close()
-    module = types.ModuleType("shop_tasks")
-    monkeypatch.setitem(sys.modules, "shop_tasks", module)
-    exec(compile(program(), "shop_tasks.py", "exec"), module.__dict__)
-    return module
+    return as_module(monkeypatch, "shop_tasks", program_of("docs/tasks.md"))
 
 
 async def test_its_tasks_run(server: TestServer, namespace: str, shop: Any, tmp_path: Path) -> None:

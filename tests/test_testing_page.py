@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support.pages import check_tests, listings
 
 
 def test_its_tests_pass(tmp_path: Path) -> None:
     """The page's listing is a file of tests that pass without a server, and no time is lost on backoff."""
-    (text,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/testing.md").read_text(), re.MULTILINE | re.DOTALL)
+    (text,) = listings("docs/testing.md")
     (tmp_path / "test_shop.py").write_text(text)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-o",
-        "asyncio_mode=auto",
-        "test_shop.py",
-    ]
-    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100, check=False)
-    assert done.returncode == 0, done.stdout
-    assert "4 passed" in done.stdout
+    assert "4 passed" in check_tests(tmp_path, "test_shop.py", seconds=100)

@@ -3,37 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from processor.testing import sandbox
+from tests.support.pages import as_module, check_types, program_of
+from tests.support.program import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs/workers.md").read_text()
-PROGRAM = "\n\n".join(re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
+PROGRAM = program_of("docs/workers.md")
 
 
 @pytest.fixture(scope="module")
-def shop() -> ModuleType:
+def shop() -> Iterator[ModuleType]:
     """All listings of the page as one module, in their order."""
-    module = ModuleType("shop_of_workers_page")
-    exec(compile(PROGRAM, "docs/workers.md", "exec"), module.__dict__)
-    return module
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield as_module(monkeypatch, "shop_of_workers_page", PROGRAM)
 
 
 def test_the_program_is_typed(tmp_path: Path) -> None:
     """It passes mypy --strict."""
-    (tmp_path / "shop.py").write_text(PROGRAM)
-    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), "shop.py"]
-    env = {**os.environ, "MYPYPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+    check_types(tmp_path, "shop.py", PROGRAM)
 
 
 async def test_the_test_passes(shop: ModuleType) -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[3]
+from tests.support.pages import mypy
 
 PROGRAM = """\
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -97,14 +94,7 @@ Tailrace(middleware=[connection])  # E: List item 0
 def test_programs_are_typed(tmp_path: Path) -> None:
     """Arguments and results of start, start_here and call are known; what is wrong is an error in its line, and nothing else."""
     (tmp_path / "program.py").write_text(PROGRAM)
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), "program.py"],
-        cwd=tmp_path,
-        env={**os.environ, "MYPYPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = mypy(tmp_path, "program.py")
     said: dict[int, str] = {}
     for line in done.stdout.splitlines():
         found = re.match(r"program\.py:(\d+): (?:error|note): (.*)", line)
