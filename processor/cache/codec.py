@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from processor.client.annotations import Annotations
-from processor.client.hints import plain_check
+from processor.client.hints import data_adapter, plain_check
 from processor.core.errors import BadEvent
 from processor.core.json import dumps, loads
 
@@ -83,17 +83,5 @@ class Codec:
             except NameError:
                 return None
             if plain_check(hint) is None and not isinstance(hint, typing.TypeVar):
-                self._adapter = _adapter(hint)
+                self._adapter = data_adapter(hint)
         return self._adapter
-
-
-def _adapter(hint: Any) -> Any:
-    try:
-        from pydantic import TypeAdapter
-        from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
-    except ImportError:
-        return None
-    try:
-        return TypeAdapter(hint)
-    except (PydanticSchemaGenerationError, PydanticUserError):
-        return None

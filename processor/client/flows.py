@@ -6,6 +6,7 @@ They are values until they are started; then the flow is a run like any other, o
 from __future__ import annotations
 
 import builtins
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, overload
 
@@ -58,12 +59,12 @@ previous: Final[Any] = _Previous()
 """As an argument of bind: the result of the step before, where the first free parameter is not meant."""
 
 
-class Node(Generic[C]):
+class Node(ABC, Generic[C]):
     """A part of a flow: a step, or a flow in a flow."""
 
+    @abstractmethod
     def _planned(self, follows: bool) -> Plan:
         """follows: whether a result comes before it. Raises BadInput, BadName, BadEvent."""
-        raise NotImplementedError
 
     def _takes_previous(self, plan: Plan) -> bool:
         first = plan
@@ -72,12 +73,13 @@ class Node(Generic[C]):
         return any(step.previous for _, step in steps_of(first))
 
     @property
+    @abstractmethod
     def _tails(self) -> Iterable[Tailrace]:
-        raise NotImplementedError
+        """Of its steps."""
 
+    @abstractmethod
     def _typed(self, value: Any, run: str) -> Any:
         """A result as JSON has it, as its tasks return it. Raises BadInput."""
-        raise NotImplementedError
 
 
 class Step(Node[C]):

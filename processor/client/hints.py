@@ -10,7 +10,7 @@ import typing
 from collections.abc import Callable
 from typing import Any, Literal, Union
 
-__all__ = ["Check", "plain_check", "words"]
+__all__ = ["Check", "data_adapter", "plain_check", "words"]
 
 Check = Callable[[object], bool]
 
@@ -102,3 +102,16 @@ def words(hint: Any) -> str:
     if isinstance(hint, type) and not typing.get_args(hint):
         return hint.__name__
     return str(hint).replace("typing.", "")
+
+
+def data_adapter(hint: Any) -> Any:
+    """pydantic's adapter of a type; None without pydantic, and for what is no type of data."""
+    try:
+        from pydantic import TypeAdapter
+        from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+    except ImportError:
+        return None
+    try:
+        return TypeAdapter(hint)
+    except (PydanticSchemaGenerationError, PydanticUserError):
+        return None

@@ -6,7 +6,7 @@ import typing
 from typing import Any
 
 from processor.client.annotations import Annotations
-from processor.client.hints import plain_check, words
+from processor.client.hints import data_adapter, plain_check, words
 from processor.core.errors import BadInput
 from processor.core.json import dumps
 
@@ -48,16 +48,4 @@ class Results:
         except NameError:
             return
         if plain_check(self._hint) is None and not isinstance(self._hint, typing.TypeVar):
-            self._adapter = _adapter(self._hint)
-
-
-def _adapter(hint: Any) -> Any:
-    try:
-        from pydantic import TypeAdapter
-        from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
-    except ImportError:
-        return None
-    try:
-        return TypeAdapter(hint)
-    except (PydanticSchemaGenerationError, PydanticUserError):
-        return None
+            self._adapter = data_adapter(self._hint)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
@@ -17,7 +16,6 @@ from processor.core.errors import ServerError
 from processor.core.events import Event
 from processor.observe import metrics
 from processor.store.connection import execute, speaking_of
-from processor.store.groups import Bound, bind
 from processor.store.leases import Leases, Pulled, pull_command, pulled, renew_lease_command
 from processor.store.line import Line
 from processor.store.reacting import Lease, ReactUnit, react_command
@@ -25,11 +23,14 @@ from processor.store.resets import current
 from processor.store.sending import Command
 from processor.store.space import ms_of
 from processor.worker.balancing import Balancing
+from processor.worker.bindings import Bindings
 from processor.worker.chained import Chained
+from processor.worker.changes import Changes
 from processor.worker.handling import Handling
 from processor.worker.lanes import Call
 from processor.worker.new_entries import BLOCK_SECONDS, NewEntries
 from processor.worker.owned import Owned
+from processor.worker.stepping import RETRY_SECONDS, until_stopped
 
 if TYPE_CHECKING:
     from processor.worker.worker import Worker
@@ -37,9 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["OrderedGroup"]
 
 log = structlog.get_logger("tailrace.reactions")
-RETRY_SECONDS: Final = 0.2
 PULLED_AT_ONCE: Final = 200
-TELL_SECONDS: Final = 60.0  # what it binds is kept alive
 SOON_SECONDS: Final = 1.0  # what is due so soon is waited for before it counts as idle
 CLEAN_UP_SECONDS: Final = 2.0  # for calls that were cancelled, at the end
 
@@ -51,8 +50,7 @@ class OrderedGroup:
         """changed: something ended."""
         self.group = group
         self._worker, self._session, self._consumer = worker, worker.session, worker.consumer
-        self._changed_outside = changed
-        self._changed = asyncio.Event()
+        self._changes = Changes(changed)
         self._loop = asyncio.get_running_loop()
         session = self._session
         address = session.server.address
@@ -66,10 +64,8 @@ class OrderedGroup:
         self._handling = Handling(group.reactions, session.producer.max_event_bytes, self._over)
         self._owned: dict[int, Owned] = {}
         self._ending: set[Owned] = set()  # dropped, and calls of them still run
-        self._bound = Bound("", ())
-        self._bind_at = 0.0
+        self._bindings = Bindings(session, group, self._rebound)
         self._blocked: asyncio.Task[None] | None = None  # waits for new entries
-        self._trouble = ""
         self._found_nothing = False
         self._ahead = 0.0  # how far a sandbox moved the time
         self._base: float | None = None
@@ -101,13 +97,10 @@ class OrderedGroup:
         """Binds, and joins. Raises ServerError, BadInput for a group that is known in another mode."""
         for reaction in self.group.reactions:
             reaction.prepare()
-        await self._bind()
+        await self._bindings.tell()
 
-    async def _bind(self) -> None:
-        with speaking_of(self._session.server.address.url):
-            self._bound = await bind(self._session, self.group.declared)
-        self._bind_at = self._loop.time() + TELL_SECONDS
-        self._balancing.bound = frozenset(binding.text for binding in self._bound.bindings)
+    def _rebound(self) -> None:
+        self._balancing.bound = frozenset(binding.text for binding in self._bindings.bound.bindings)
         for owned in list(self._owned.values()):
             owned.rebound()
 
@@ -116,18 +109,11 @@ class OrderedGroup:
         await asyncio.gather(self._read_on(), self._balancing.run(self._worker.stopping))
 
     async def _read_on(self) -> None:
-        stopping = self._worker.stopping
-        while not stopping.is_set():
-            try:
-                if not await self._pull_all():
-                    await self._wait()
-            except ServerError as error:
-                if self._trouble != error.message:
-                    log.warning("group_waits", group=self.group.name, error=error.code, message=error.message)
-                self._trouble = error.message
-                await asyncio.sleep(RETRY_SECONDS * (0.5 + random.random()))
-            else:
-                self._trouble = ""
+        async def step() -> None:
+            if not await self._pull_all():
+                await self._wait()
+
+        await until_stopped(self.group.name, self._worker.stopping, step)
 
     async def step(self) -> bool:
         """For a sandbox, which moves the time: reads what is there. Whether there was nothing. Raises ServerError."""
@@ -169,8 +155,8 @@ class OrderedGroup:
         if not answer.is_read:
             await self._unread(owned, answer)
             return True
-        if answer.version != self._bound.version:
-            await self._bind()  # a member came, or what it bound is forgotten
+        if answer.version != self._bindings.version:
+            await self._bindings.tell()  # a member came, or what it bound is forgotten
         if answer.gone:
             metrics.lost_entries_total.inc(answer.gone)
             log.warning(
@@ -184,7 +170,7 @@ class OrderedGroup:
             log.warning(
                 "group_was_lost", group=self.group.name
             )  # flushed, deleted, or gone with the server's last second
-            await self._bind()
+            await self._bindings.tell()
         else:
             self.broken(owned, answer.word)
 
@@ -194,7 +180,7 @@ class OrderedGroup:
         if self._blocked is None and dry:
             self._blocked = self._loop.create_task(self._wait_for_entries(dry), name="tailrace-react-wait")
         due = self.due_seconds
-        await self._change(BLOCK_SECONDS if due is None else min(due, BLOCK_SECONDS))
+        await self._changes.wait(BLOCK_SECONDS if due is None else min(due, BLOCK_SECONDS))
         for owned in list(self._owned.values()):
             owned.look()
 
@@ -216,8 +202,7 @@ class OrderedGroup:
         return self._loop.time() + self._ahead
 
     def is_bound(self, event: Event[Any]) -> bool:
-        type = event.type
-        return any(one.takes(type) and one.wants(event.labels) for one in self._bound.bindings)
+        return self._bindings.wants(event)
 
     def put(self, owned: Owned, reaction: Reaction, call: Call) -> None:
         self._handling.put(owned, reaction, call)
@@ -242,8 +227,7 @@ class OrderedGroup:
             return await self._leases.is_stopped(self._session.keys.partitions[owned.number], run)
 
     def wake(self) -> None:
-        self._changed.set()
-        self._changed_outside()
+        self._changes.tell()
 
     # Partitions come and go.
 
@@ -297,7 +281,7 @@ class OrderedGroup:
         """The lease stays this member's, unless it has run out by then."""
         keys = self._session.keys.partitions[owned.number]
         while self.is_ending(owned.number):
-            await self._change(RETRY_SECONDS)
+            await self._changes.wait(RETRY_SECONDS)
         while not self._worker.stopping.is_set() and owned.number not in self._owned:
             try:
                 with speaking_of(self._session.server.address.url):
@@ -310,12 +294,12 @@ class OrderedGroup:
     async def give(self, owned: Owned, seconds: float) -> bool:
         """Lets its calls end within so many seconds, else cancels them, and gives the lease back. Whether all ended by itself."""
         owned.close()
-        await self._until(lambda: owned.is_quiet, seconds)
+        await self._changes.until(lambda: owned.is_quiet, seconds)
         if owned.is_dropped:
             return False
         is_whole = owned.is_quiet
         self._drop(owned)
-        await self._until(lambda: owned.has_ended, CLEAN_UP_SECONDS)
+        await self._changes.until(lambda: owned.has_ended, CLEAN_UP_SECONDS)
         await owned.chain.ended()
         try:
             with speaking_of(self._session.server.address.url):
@@ -359,8 +343,7 @@ class OrderedGroup:
         if self._base is not None:  # nobody else looks in a sandbox
             await self._read_time()
             await self._balancing.look()
-        if self._loop.time() >= self._bind_at:
-            await self._bind()
+        await self._bindings.tell_if_due()
 
     # The end.
 
@@ -392,14 +375,3 @@ class OrderedGroup:
         task = self._loop.create_task(work, name="tailrace-ordered")
         self._beside.add(task)
         task.add_done_callback(self._beside.discard)
-
-    async def _change(self, seconds: float) -> None:
-        self._changed.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._changed.wait()
-
-    async def _until(self, condition: Callable[[], bool], seconds: float) -> None:
-        deadline = self._loop.time() + seconds
-        while not condition() and self._loop.time() < deadline:  # noqa: ASYNC110 - at a lease's end
-            await asyncio.sleep(min(0.02, max(0.0, deadline - self._loop.time())))

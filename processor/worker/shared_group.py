@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
-import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -26,6 +25,7 @@ from processor.worker.lanes import Call, Ended, Lanes
 from processor.worker.log_reader import BLOCK_SECONDS, Entry, LogReader
 from processor.worker.routes import NOBODY, Route, Routes
 from processor.worker.settlements import Settlements
+from processor.worker.stepping import until_stopped
 from processor.worker.suspects import turn
 from processor.worker.verdicts import dead_of
 from processor.worker.window import Window
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["SharedGroup"]
 
 log = structlog.get_logger("tailrace.reactions")
-RETRY_SECONDS: Final = 0.2
 SETTLE_SECONDS: Final = 5.0  # for the last answers; what has none is claimed
 
 
@@ -73,7 +72,6 @@ class SharedGroup:
         self._beginning: set[asyncio.Task[None]] = set()  # entries that were lost with the process that had them
         self._suspects: deque[Delivery] = deque()
         self._alone_since: float | None = None  # a suspect has waited for the others to end
-        self._trouble = ""
         self._found_nothing = False
 
     @property
@@ -110,17 +108,7 @@ class SharedGroup:
 
     async def run(self) -> None:
         """Until its worker stops."""
-        stopping = self._worker.stopping
-        while not stopping.is_set():
-            try:
-                await self.step(block=True)
-            except ServerError as error:
-                if self._trouble != error.message:
-                    log.warning("group_waits", group=self.group.name, error=error.code, message=error.message)
-                self._trouble = error.message
-                await asyncio.sleep(RETRY_SECONDS * (0.5 + random.random()))
-            else:
-                self._trouble = ""
+        await until_stopped(self.group.name, self._worker.stopping, lambda: self.step(block=True))
 
     async def step(self, *, block: bool = False) -> bool:
         """Reads and hands out. Whether there was nothing. Raises ServerError.
