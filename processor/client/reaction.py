@@ -19,7 +19,7 @@ from processor.core.backoff import Retry
 from processor.core.errors import BadInput, SettingsError
 from processor.core.events import Event
 from processor.core.names import check_name
-from processor.core.routing import Binding, labels_of
+from processor.core.routing import Binding
 from processor.store.groups import Declared, Mode, WhenBehind
 
 if TYPE_CHECKING:
@@ -235,7 +235,6 @@ class Group:
         self.name = name
         self.reactions: list[Reaction] = []
         self.policy = first.policy  # mode, start and when_behind are the group's
-        self._for: dict[str, list[Reaction]] = {}
 
     @property
     def mode(self) -> Mode:
@@ -264,26 +263,12 @@ class Group:
             one for one in self.reactions if (_place(one.function), one.binding.text) != (place, reaction.binding.text)
         ]
         self.reactions = [*kept, reaction]
-        self._for.clear()
 
     @property
     def declared(self) -> Declared:
         """What is told of it."""
         bindings = list({one.binding.text: one.binding for one in self.reactions}.values())
         return Declared(self.name, self.mode, bindings, self.policy.start, self.policy.when_behind)
-
-    def of(self, event: Event[Any]) -> Reaction | None:
-        """Which reaction handles it; None if none does."""
-        type = event.type
-        found = self._for.get(type)
-        if found is None:
-            if len(self._for) > 1000:  # types are the users' to invent
-                self._for.clear()
-            found = self._for[type] = [one for one in self.reactions if one.binding.takes(type)]
-        for reaction in found:
-            if not reaction.binding.where or reaction.binding.wants(labels_of(event)):
-                return reaction
-        return None
 
 
 def _place(function: Callable[..., Any]) -> tuple[str, str]:

@@ -57,6 +57,9 @@ class Crew(Protocol):
     def now(self) -> float:
         """By which retries are due (s)."""
 
+    def reaction_of(self, event: Event[Any]) -> Reaction | None:
+        """Which reaction of this process handles it."""
+
     def is_bound(self, event: Event[Any]) -> bool:
         """Whether any member handles it."""
 

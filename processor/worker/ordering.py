@@ -30,6 +30,7 @@ from processor.worker.handling import Handling
 from processor.worker.lanes import Call
 from processor.worker.new_entries import BLOCK_SECONDS, NewEntries
 from processor.worker.owned import Owned
+from processor.worker.routes import Routes
 from processor.worker.stepping import RETRY_SECONDS, until_stopped
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class OrderedGroup:
         self._owned: dict[int, Owned] = {}
         self._ending: set[Owned] = set()  # dropped, and calls of them still run
         self._bindings = Bindings(session, group, self._rebound)
+        self._routes = Routes(group, self._bindings)
         self._blocked: asyncio.Task[None] | None = None  # waits for new entries
         self._found_nothing = False
         self._ahead = 0.0  # how far a sandbox moved the time
@@ -100,6 +102,7 @@ class OrderedGroup:
         await self._bindings.tell()
 
     def _rebound(self) -> None:
+        self._routes.clear()
         self._balancing.bound = frozenset(binding.text for binding in self._bindings.bound.bindings)
         for owned in list(self._owned.values()):
             owned.rebound()
@@ -200,6 +203,9 @@ class OrderedGroup:
 
     def now(self) -> float:
         return self._loop.time() + self._ahead
+
+    def reaction_of(self, event: Event[Any]) -> Reaction | None:
+        return self._routes.reaction(self._routes.of(event.payload), event)
 
     def is_bound(self, event: Event[Any]) -> bool:
         return self._bindings.wants(event)

@@ -134,7 +134,7 @@ class Owned:
     def _is_for_nobody(self, delivery: Delivery, event: Event[Any]) -> bool:
         if delivery.group and delivery.group != self._name:
             return True
-        return self._crew.group.of(event) is None and not self._crew.is_bound(event)
+        return self._crew.reaction_of(event) is None and not self._crew.is_bound(event)
 
     def _queue(self, entry: Entry) -> None:
         run = self._runs.get(entry.delivery.run)
@@ -176,7 +176,7 @@ class Owned:
         if run.id in self._stopped:
             self._go_on_or_set_aside(run, head)
             return
-        reaction = self._crew.group.of(head.event)
+        reaction = self._crew.reaction_of(head.event)
         if reaction is None:
             if self._crew.is_bound(head.event):
                 self._stand(run, "held")  # until a member that has the handler owns the partition
@@ -200,7 +200,7 @@ class Owned:
         batch = [run.entries[0]]
         for n in range(1, min(most, len(run.entries))):
             entry = run.entries[n]
-            if entry.is_suspect or self._crew.group.of(entry.event) is not reaction:
+            if entry.is_suspect or self._crew.reaction_of(entry.event) is not reaction:
                 break
             batch.append(entry)
         return batch
