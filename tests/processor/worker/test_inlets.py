@@ -6,7 +6,7 @@ import asyncio
 import functools
 import json
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from processor.store.dead import letters as find_letters
 from processor.worker import inlets as module
 from processor.worker.inlets import Taking
 from processor.worker.singletons import Singletons
-from tests.processor.worker.conftest import working
+from tests.processor.worker.conftest import has, working
 from tests.support.proxy import fault_proxy
 from tests.support.servers import TestServer, running
 from tests.support.until import until
@@ -216,7 +216,7 @@ async def test_what_a_run_refuses_is_set_aside(shop: Shop) -> None:
     await ended.emit("run.finished", {"result": None})
     async with taking(shop.tail):
         await shop.some_arrived(42)
-        await until(lambda: _has(shop.letters, 10), "ten are set aside")
+        await until(lambda: has(shop.letters, 10), "ten are set aside")
     assert await shop.data("r3") == [-1, {"result": None}]
     assert await shop.data("r4") == [*range(4, 51, 5)]
     letters = await shop.letters()
@@ -227,17 +227,13 @@ async def test_what_a_run_refuses_is_set_aside(shop: Shop) -> None:
     assert await shop.ask("XLEN", session.keys.of("r3").dead_group(STREAM)) == 10
 
 
-async def _has(found: Callable[[], Any], count: int) -> bool:
-    return len(await found()) == count
-
-
 async def test_a_broken_run_is_set_aside(shop: Shop) -> None:
     """Somebody broke its hash: nothing else waits for it, or comes twice."""
     session = await shop.tail.session()
     await shop.ask("SET", session.keys.of("r3").run("r3"), "no hash")
     await shop.add(50)
     async with taking(shop.tail):
-        await until(lambda: _has(shop.letters, 10), "ten are set aside")
+        await until(lambda: has(shop.letters, 10), "ten are set aside")
         await shop.some_arrived(40)
     assert [await shop.data(f"r{n}") for n in (0, 4)] == [[*range(5, 51, 5)], [*range(4, 51, 5)]]
     await shop.ask("DEL", session.keys.of("r3").run("r3"))

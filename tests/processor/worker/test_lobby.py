@@ -15,7 +15,7 @@ from processor.testing import sandbox
 from processor.worker import lobby as module
 from processor.worker.gate import Gate
 from processor.worker.lobby import MOST_APART_MS, NEAR_MS, Lobby
-from processor.worker.worker import Worker
+from tests.processor.worker.conftest import working
 from tests.processor.worker.test_gate import Job, taken
 from tests.support.servers import TestServer
 from tests.support.until import until
@@ -233,14 +233,10 @@ async def test_short_executions_use_all_places(server: TestServer, namespace: st
 
     async with tail:
         runs = [await short.start(number) for number in range(60)]
-        worker = Worker(tail)
-        working = asyncio.create_task(worker.run())
-        begin = asyncio.get_running_loop().time()
-        async with asyncio.timeout(20):
+        async with working(tail), asyncio.timeout(20):
+            begin = asyncio.get_running_loop().time()
             await asyncio.gather(*(run.result() for run in runs))
-        took = asyncio.get_running_loop().time() - begin
-        worker.stop()
-        await working
+            took = asyncio.get_running_loop().time() - begin
     assert most == 3
     assert took < 5
 

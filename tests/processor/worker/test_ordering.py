@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from processor import Tailrace
 from processor.client.run import Run
 from processor.core.backoff import Retry, RetryLater
-from processor.core.cursor import FeedId
 from processor.core.events import Event
 from processor.store.scripts import partition_keys
-from tests.processor.worker.conftest import working
+from tests.processor.worker.conftest import dead_of, handled, has, working
 from tests.support.until import until
 
 
@@ -83,18 +80,6 @@ async def test_retry_later_waits_in_place_and_counts_as_no_try(tail: Tailrace) -
     assert (seen, tries) == ([1, 2], 6)
 
 
-async def dead_of(tail: Tailrace, group: str) -> list[tuple[str, int, str]]:
-    """Run, number and reason of each letter, oldest first."""
-    session = await tail.session()
-    redis: Any = session.redis
-    found = []
-    for keys in session.keys.partitions:
-        for entry, said in await redis.xrange(keys.dead_group(group)):
-            event = Event(said[b"r"].decode(), FeedId.parse(said[b"i"].decode()), said[b"e"])
-            found.append((entry, (event.run, event.data["n"], json.loads(said[b"f"])["reason"])))
-    return [letter for _, letter in sorted(found)]
-
-
 async def test_a_run_goes_on_behind_its_dead_letter(tail: Tailrace) -> None:
     """Unless told otherwise."""
     seen: list[int] = []
@@ -147,10 +132,6 @@ async def test_a_stopped_run_goes_on_when_its_letters_are_requeued(tail: Tailrac
     assert await letters() == []
 
 
-async def has(letters: Callable[[], Awaitable[list[tuple[str, int, str]]]], count: int) -> bool:
-    return len(await letters()) == count
-
-
 async def requeue_all(tail: Tailrace) -> None:
     session = await tail.session()
     redis: Any = session.redis
@@ -176,14 +157,14 @@ async def test_a_batch_is_of_one_run(tail: Tailrace) -> None:
         for run in ("a", "b"):
             await tail.run(run).emit("order.paid", {"n": n})
 
-    def handled(run: str) -> list[int]:
+    def numbers_of(run: str) -> list[int]:
         return [n for runs, numbers in batches for n in numbers if runs == {run}]
 
     async with working(tail):
         await until(lambda: sum(len(numbers) for _, numbers in batches) == 59, "all but one are handled")
     assert all(len(runs) == 1 for runs, _ in batches)
-    assert handled("b") == list(range(30))
-    assert handled("a") == [n for n in range(30) if n != 5]
+    assert numbers_of("b") == list(range(30))
+    assert numbers_of("a") == [n for n in range(30) if n != 5]
     assert len([1 for runs, _ in batches if runs == {"b"}]) < 10
     assert await dead_of(tail, "g") == [("a", 5, "error")]
 
@@ -211,5 +192,4 @@ async def test_an_output_that_is_refused_fails_its_event_in_place(tail: Tailrace
     assert [n for run, n in seen if run == "done~a"] == [0, 1, 1, 2, 3, 4]
     assert await dead_of(tail, "g") == [("done~a", 1, "error")]
     for name in ("done~b", "done~c"):
-        emitted = [event.data["n"] async for event in tail.run(name).follow(live=False) if event.type == "handled"]
-        assert emitted == list(range(5))
+        assert await handled(tail, name) == list(range(5))

@@ -16,8 +16,7 @@ from processor.core.settings import Settings
 from processor.store.leases import owners
 from processor.worker.ordering import OrderedGroup
 from processor.worker.worker import Worker
-from tests.processor.worker.conftest import working
-from tests.processor.worker.test_ordering import dead_of
+from tests.processor.worker.conftest import dead_of, handled, working
 from tests.support.until import until
 
 Handler = Callable[..., Any]
@@ -114,10 +113,6 @@ async def test_a_dead_member_is_replaced(tail: Tailrace) -> None:
             await until(lambda: handled_of(tail, "r", 6), "all is handled")
     assert await handled(tail, "r") == list(range(6))
     assert took < tail.settings.visibility_seconds + 1.2
-
-
-async def handled(tail: Tailrace, run: str) -> list[int]:
-    return [event.data["n"] async for event in tail.run(run).follow(live=False) if event.type == "handled"]
 
 
 async def handled_of(tail: Tailrace, run: str, count: int) -> bool:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import signal
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -272,15 +269,6 @@ async def test_virtual_time(every_server: TestServer, namespace: str) -> None:
 
 
 # -- a server of the test's own
-
-
-@pytest.fixture
-def daemon() -> Iterator[Daemon]:
-    with tempfile.TemporaryDirectory(prefix="tailrace-test-") as folder:
-        daemon = Daemon("valkey", Path(folder), ["--appendonly", "yes", "--appendfsync", "always"])
-        daemon.start()
-        yield daemon
-        daemon.kill(signal.SIGTERM)
 
 
 @pytest.mark.holds_loop

@@ -13,32 +13,8 @@ from processor.client.run import Run
 from processor.core.backoff import Retry
 from processor.core.events import Event
 from processor.store.connection import execute
-from tests.processor.worker.conftest import working
+from tests.processor.worker.conftest import events_of, is_settled, working
 from tests.support.until import until
-
-
-async def events_of(tail: Tailrace, run: str) -> list[Event[Any]]:
-    return [event async for event in tail.run(run).follow(live=False)]
-
-
-async def is_settled(tail: Tailrace, group: str) -> bool:
-    """Whether the group has been given everything, and nothing is pending or waits."""
-    session = await tail.session()
-    for keys in session.keys.partitions:
-        if not await execute(session.redis, "EXISTS", keys.log):
-            return False
-        groups = await execute(session.redis, "XINFO", "GROUPS", keys.log)
-        said = [one if isinstance(one, dict) else dict(zip(one[::2], one[1::2], strict=True)) for one in groups]
-        for one in said:
-            named = {k.decode() if isinstance(k, bytes) else k: v for k, v in one.items()}
-            if named["name"] != group.encode():
-                continue
-            last = await execute(session.redis, "XREVRANGE", keys.log, "+", "-", "COUNT", 1)
-            if named["pending"] or (last and last[0][0] != named["last-delivered-id"]):
-                return False
-        if await execute(session.redis, "HGET", keys.meta, f"w:{group}"):
-            return False
-    return True
 
 
 async def test_what_a_reaction_emits_is_settled_with_its_event(tail: Tailrace) -> None:

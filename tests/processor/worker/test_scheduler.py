@@ -42,11 +42,6 @@ async def tails(settings: Settings, count: int) -> AsyncIterator[list[Tailrace]]
 
 
 @pytest.fixture
-def settings(server: TestServer, namespace: str) -> Settings:
-    return Settings(redis_url=server.url, namespace=namespace)
-
-
-@pytest.fixture
 def client(server: TestServer) -> Iterator[redis.Redis]:
     with server.client() as client:
         yield client

@@ -22,8 +22,7 @@ from processor.worker.lanes import Call, Lanes
 from processor.worker.shared_group import SharedGroup
 from processor.worker.window import MOST, Window
 from processor.worker.worker import Worker
-from tests.processor.worker.conftest import working
-from tests.processor.worker.test_reactions import events_of, is_settled
+from tests.processor.worker.conftest import events_of, is_settled, working
 from tests.support.until import until
 
 

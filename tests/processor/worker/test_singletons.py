@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import anyio
-import pytest
 from structlog.testing import capture_logs
 
 from processor import Tailrace
@@ -76,11 +75,6 @@ async def members(
         finally:
             for member in found.values():
                 await member.leave()
-
-
-@pytest.fixture
-def settings(server: TestServer, namespace: str) -> Settings:
-    return Settings(redis_url=server.url, namespace=namespace)
 
 
 async def test_one_at_a_time(settings: Settings) -> None:

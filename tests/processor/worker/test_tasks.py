@@ -6,7 +6,6 @@ import asyncio
 import functools
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +16,7 @@ from processor import Depends, Retry, Run, SyncRun, Tailrace
 from processor.client.calling import CallNext
 from processor.core.errors import NotStarted, RunCancelled, RunFailed
 from processor.core.settings import Settings
-from processor.worker.worker import Worker
-from tests.support.servers import TestServer
+from tests.processor.worker.conftest import working
 from tests.support.until import until
 
 
@@ -28,21 +26,9 @@ class Place:
 
 
 @pytest.fixture
-async def tail(server: TestServer, namespace: str) -> AsyncIterator[Tailrace]:
-    async with Tailrace(settings=Settings(redis_url=server.url, namespace=namespace)) as tail:
+async def tail(settings: Settings) -> AsyncIterator[Tailrace]:
+    async with Tailrace(settings=settings) as tail:
         yield tail
-
-
-@asynccontextmanager
-async def working(tail: Tailrace, concurrency: int = 100) -> AsyncIterator[Worker]:
-    """A worker for as long as the block runs."""
-    worker = Worker(tail, concurrency=concurrency)
-    running = asyncio.create_task(worker.run())
-    try:
-        yield worker
-    finally:
-        worker.stop()
-        await running
 
 
 async def test_typed_input_dependencies_and_middleware(tail: Tailrace) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import tempfile
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -26,15 +24,6 @@ from tests.support.servers import Daemon
 from tests.support.until import until
 
 VISIBILITY = 1.0  # seconds
-
-
-@pytest.fixture
-def daemon() -> Iterator[Daemon]:
-    with tempfile.TemporaryDirectory(prefix="tailrace-test-") as folder:
-        daemon = Daemon("valkey", Path(folder), ["--appendonly", "yes", "--appendfsync", "always"])
-        daemon.start()
-        yield daemon
-        daemon.kill()
 
 
 @pytest.fixture
