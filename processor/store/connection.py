@@ -272,7 +272,8 @@ async def uncancelled(call: Awaitable[T]) -> T:
     A write to a connection that was reset a moment ago is a RuntimeError in uvloop; redis-py does not take it for a lost one.
     """
     task = asyncio.current_task()
-    before = task.cancelling() if task is not None else 0
+    # One that came while the task ran, by the handler of a signal say, is counted already, and the call is the first to hear of it.
+    before = task.cancelling() - bool(getattr(task, "_must_cancel", False)) if task is not None else 0
     try:
         return await call
     except RuntimeError as error:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -32,6 +33,26 @@ async def test_a_swallowed_cancellation_is_raised(call: Callable[[], Awaitable[i
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_a_cancellation_that_came_before_the_call() -> None:
+    """A signal's handler cancels the task while it runs, so the call is the first that hears of it; it is none of an older one."""
+
+    async def swallow() -> int:
+        with contextlib.suppress(asyncio.CancelledError):  # as wait_for of Python 3.11 does it
+            await asyncio.sleep(10)
+        return 1
+
+    async def work() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await uncancelled(swallow())
+        assert task.cancelling() == 1
+        assert await uncancelled(asyncio.sleep(0, 2)) == 2  # what cleans up behind it may still ask
+
+    await asyncio.ensure_future(work())
 
 
 async def test_without_a_cancellation_nothing_changes() -> None:
