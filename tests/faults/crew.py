@@ -10,6 +10,7 @@ import secrets
 import shutil
 import signal
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,17 +25,24 @@ from tests.faults.served import NAMESPACE, Fsync, Served, aof
 from tests.support.servers import Daemon
 from tests.support.until import until
 
-__all__ = ["LONG_SECONDS", "LOOK_SECONDS", "SHORT_OR_LONG", "Crew", "a_crew", "seed_of_day"]
+__all__ = ["LONG_SECONDS", "LOOK_SECONDS", "SHORT_OR_LONG", "Crew", "a_crew", "seed_of_day", "short_or_long"]
 
 WORKERS: Final = Keyspace(NAMESPACE, "1 any").workers  # a key of the namespace, whatever its layout
 SHORT_SECONDS: Final = 2.5  # of faults, in each scenario
 LONG_SECONDS: Final = float(os.environ.get("SOAK_SECONDS", "600")) / 10  # in its long form
 LOOK_SECONDS: Final = 0.05  # between two looks at the whole namespace
-SHORT_OR_LONG: Final = pytest.mark.parametrize(
-    "seconds",
-    [SHORT_SECONDS, pytest.param(LONG_SECONDS, marks=[pytest.mark.soak, pytest.mark.timeout(0)])],
-    ids=["short", "long"],
-)
+
+
+def short_or_long(short_seconds: float) -> pytest.MarkDecorator:
+    """Parametrizes a test by `seconds`."""
+    return pytest.mark.parametrize(
+        "seconds",
+        [short_seconds, pytest.param(LONG_SECONDS, marks=[pytest.mark.soak, pytest.mark.timeout(0)])],
+        ids=["short", "long"],
+    )
+
+
+SHORT_OR_LONG: Final = short_or_long(SHORT_SECONDS)
 
 
 def seed_of_day() -> str:
@@ -44,10 +52,9 @@ def seed_of_day() -> str:
     return seed
 
 
-class Crew(Served):
+class Crew(Served, ABC):
     """Use it by `a_crew`."""
 
-    program: Callable[[Any], None]  # what a worker's process does with its order; a function of a module
     defaults: Mapping[str, object] = MappingProxyType({})  # settings
 
     def __init__(self, folder: Path, server: Daemon, *, fsync: Fsync, settings: Mapping[str, object]) -> None:
@@ -67,9 +74,19 @@ class Crew(Served):
 
     # Workers.
 
+    @staticmethod
+    @abstractmethod
+    def program(order: Any, /) -> None:
+        """What a worker's process does with its order; a function of a module."""
+
+    @abstractmethod
     def order(self, **options: Any) -> Any:
         """A worker's."""
-        raise NotImplementedError
+
+    @property
+    def visibility_seconds(self) -> float:
+        """The setting of all processes. Raises KeyError in a scenario that leaves it as it is."""
+        return float(self.env["TAILRACE_VISIBILITY_SECONDS"])
 
     async def begin_worker(self, name: str = "", *, url: str | None = None, **options: Any) -> Forked:
         """Returns when it has begun to work. url: another way to the server. options: of its order."""
@@ -107,6 +124,12 @@ class Crew(Served):
         assert code == 0, f"{worker.name} ended with {code}: {worker.said[-3000:]}"
         self._forget(worker)
 
+    async def freeze_worker(self, worker: Forked, seconds: float) -> None:
+        """It stands still for so long."""
+        worker.send(signal.SIGSTOP)
+        await asyncio.sleep(seconds)  # the fault itself
+        worker.send(signal.SIGCONT)
+
     def _forget(self, worker: Forked) -> None:
         if self.workers.get(worker.name) is worker:
             del self.workers[worker.name]
@@ -141,14 +164,28 @@ class Crew(Served):
             assert code == 0, f"producer {order.name} ended with {code}: {forked.said[-3000:]}"
 
     @property
+    @abstractmethod
     def progress(self) -> int:
         """Grows by one, about, with each function that is begun: cheap to ask."""
-        raise NotImplementedError
 
     async def goes_on(self, functions: int, deadline: float = 20) -> None:
         """Waits until so many more functions were begun."""
         before = self.progress
         await until(lambda: self.progress >= before + functions, f"{functions} more functions are begun", deadline)
+
+    @abstractmethod
+    async def all_there(self) -> bool:
+        """Whether all that was accepted by now is on the server."""
+
+    async def lose_last(self, seconds: float) -> int:
+        """The server forgets what it is told from now on for so long, and dies of it; returns when producers have made up for
+        it. How many bytes it forgot."""
+        kept = self.aof_bytes()
+        await asyncio.sleep(seconds)
+        forgotten = self.aof_bytes() - kept
+        await self.lose_tail(kept)
+        await until(self.all_there, "what producers know of is there again", 20)
+        return forgotten
 
     # Evidence.
 

@@ -43,6 +43,12 @@ class Served:
     async def start_server(self) -> None:
         await self.blocking(self.server.start)
 
+    async def restart_server(self, away: float = 0) -> None:
+        """kill -9; it comes back with its AOF after so many seconds."""
+        await self.kill_server()
+        await asyncio.sleep(away)  # the fault itself
+        await self.start_server()
+
     async def kill_server(self) -> None:
         """kill -9. With everysec a write waits while the disk is busy, though it was acknowledged: some may be lost."""
         await self.blocking(self.server.kill)
@@ -62,6 +68,17 @@ class Served:
         await self.kill_server()
         os.truncate(self._aof, kept)
         await self.start_server()
+
+    @asynccontextmanager
+    async def full_server(self) -> AsyncIterator[None]:
+        """Within, it is out of memory."""
+        async with self.client() as client:
+            await client.config_set("maxmemory-policy", "noeviction")
+            await client.config_set("maxmemory", "100kb")
+            try:
+                yield
+            finally:
+                await client.config_set("maxmemory", "0")
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import random
 import signal
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from processor.core.errors import BacklogFull, EventsLost, ServerFull
 from processor.observe.logs import configure
 from processor.worker.worker import Worker
 from tailrace import Tailrace
+from tests.faults.program import work_until_told
 from tests.faults.reactions.handlers import tail_of
 from tests.faults.reactions.oracle import FACT, Fact
 
@@ -48,13 +48,7 @@ def react(order: React) -> None:
 
 
 async def _react(order: React) -> None:
-    tail = tail_of(order.groups, version=order.version)
-    worker = Worker(tail, consumer=order.consumer)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
-    log.info("worker_begins", consumer=worker.consumer, pid=os.getpid())
-    await worker.run()
-    await tail.close()
-    log.info("worker_ended")
+    await work_until_told(Worker(tail_of(order.groups, version=order.version), consumer=order.consumer))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

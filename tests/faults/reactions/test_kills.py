@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-
+from tests.faults import recurring
 from tests.faults.reactions.oracle import judge_once
 from tests.faults.reactions.world import SHORT_OR_LONG, the_world
 
@@ -18,12 +16,7 @@ async def test_killed_workers(seconds: float) -> None:
         await world.begin_workers(3)
         await world.begin_producer(pause=0.1)
         await world.begin_producer(pause=0.1, data={"pause_ms": 100})  # some are under way whenever one dies
-        end, killed = time.monotonic() + seconds, 0
-        while time.monotonic() < end or killed < 3:
-            await world.goes_on(world.rng.randint(1, 200))
-            await world.kill_worker(world.any_worker())
-            await world.begin_worker()
-            killed += 1
+        killed = await recurring.kill_workers(world, seconds, functions=200, times=3)
         history = await world.verdict()
         again = len(history.journal) - 2 * len(history.accepted) * len(world.groups)
         print(f"  {killed} workers killed, {again} lines too many in the journal")
@@ -38,14 +31,7 @@ async def test_joining_and_leaving_workers(seconds: float) -> None:
         await world.begin_workers(2)
         await world.begin_producer(pause=0.1)
         await world.begin_producer(pause=0.2, data={"pause_ms": 100})
-        end, left = time.monotonic() + seconds, 0
-        while time.monotonic() < end or left < MANY:
-            await world.begin_workers(4 - len(world.workers))
-            await world.goes_on(world.rng.randint(1, 100))
-            leaving = world.rng.sample([*world.workers.values()], world.rng.randint(1, 3))
-            await asyncio.gather(*(world.stop_worker(worker) for worker in leaving))
-            left += len(leaving)
-            await world.goes_on(world.rng.randint(1, 100))
+        left = await recurring.join_and_leave(world, seconds, team=4, functions=100, times=MANY)
         history = await world.verdict()
         print(f"  {left} workers left")
         for group in world.groups:

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-
 import pytest
 
 from processor.store.scripts import load_script
-from tests.faults.reactions.world import SHORT_OR_LONG, World, the_world
+from tests.faults import recurring
+from tests.faults.reactions.world import SHORT_OR_LONG, the_world
 from tests.support.proxy import fault_proxy
 from tests.support.until import until
 
 RUNS = 8
-
-
-async def _all_there(world: World) -> bool:
-    """Whether every fact that was accepted by now is on the server."""
-    accepted = set(world.accepted)
-    history = await world.history()
-    return all(fact.n in history.feeds[fact.run] for fact in accepted)
 
 
 @SHORT_OR_LONG
@@ -30,15 +21,7 @@ async def test_lost_tails(seconds: float) -> None:
         await world.begin_workers(3)
         await world.begin_producer(pause=0.1)
         await world.begin_producer(pause=0.2, data={"flaky": 0.1})
-        end, lost = time.monotonic() + seconds, 0
-        while time.monotonic() < end:
-            await world.goes_on(world.rng.randint(1, 100))
-            kept = world.aof_bytes()
-            await asyncio.sleep(world.rng.uniform(0, 0.4))  # producers keep what they were told for 3 s
-            forgotten = world.aof_bytes() - kept
-            await world.lose_tail(kept)
-            lost += forgotten
-            await until(lambda: _all_there(world), "what producers know of is there again", 20)
+        lost = await recurring.lose_tails(world, seconds)
         await world.verdict()
         print(f"  the server forgot {lost} bytes")
         assert lost > 0

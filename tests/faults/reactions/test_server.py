@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import get_args
 
 import pytest
 
+from tests.faults import recurring
 from tests.faults.reactions.oracle import judge_once
-from tests.faults.reactions.world import SHORT_OR_LONG, Fsync, World, the_world
+from tests.faults.reactions.world import SHORT_OR_LONG, Fsync, the_world
 from tests.support.until import until
 
 VISIBILITY = 1.0
@@ -24,12 +24,7 @@ async def test_killed_server(fsync: Fsync, seconds: float) -> None:
         await world.begin_workers(3)
         await world.begin_producer(pause=0.1)
         await world.begin_producer(pause=0.1, data={"pause_ms": 50})
-        end, killed = time.monotonic() + seconds, 0
-        while time.monotonic() < end or killed < 3:
-            await world.goes_on(world.rng.randint(1, 200))
-            await world.kill_server()
-            await world.start_server()
-            killed += 1
+        killed = await recurring.kill_server(world, seconds)
         await world.verdict()
         print(f"  the server was killed {killed} times")
 
@@ -40,9 +35,7 @@ async def test_away_server_gives_nothing_to_others() -> None:
         await world.begin_workers(2)
         facts = await world.told(1, runs=RUNS, data={"gate": "g"})
         await until(lambda: world.begun(facts) == RUNS * len(world.groups), "all are handled", 20)
-        await world.kill_server()
-        await asyncio.sleep(2 * VISIBILITY)  # the fault itself
-        await world.start_server()
+        await world.restart_server(2 * VISIBILITY)
         since = await world.now_ms()
 
         async def time_passes() -> bool:
@@ -59,24 +52,14 @@ async def test_away_server_gives_nothing_to_others() -> None:
 @SHORT_OR_LONG
 async def test_flushed_scripts(seconds: float) -> None:
     """SCRIPT FLUSH in mid-run, many times a second: every event is handled once."""
-    async with the_world(visibility_seconds=VISIBILITY) as world, world.client() as client:
+    async with the_world(visibility_seconds=VISIBILITY) as world:
         await world.begin_workers(2)
         await world.begin_producer(pause=0.1)
-        end, flushed = time.monotonic() + seconds, 0
-        while time.monotonic() < end or flushed < 10:
-            await client.script_flush()
-            await world.goes_on(3)
-            flushed += 1
+        flushed = await recurring.flush_scripts(world, seconds)
         history = await world.verdict()
         print(f"  scripts were flushed {flushed} times")
         for group in world.groups:
             assert judge_once(history, group, history.accepted) == []
-
-
-async def _full(world: World, limit: str) -> None:
-    async with world.client() as client:
-        await client.config_set("maxmemory-policy", "noeviction")
-        await client.config_set("maxmemory", limit)
 
 
 async def test_full_server_settles() -> None:
@@ -86,11 +69,10 @@ async def test_full_server_settles() -> None:
         facts = await world.told(2, runs=RUNS, data={"gate": "g"})
         at_once = [fact for fact in facts if fact.n == 1]
         await until(lambda: world.begun(at_once) == RUNS * len(world.groups), "they are handled", 20)
-        await _full(world, "100kb")
-        world.open_gate("g")
-        for group in world.groups:
-            await world.handles(group, len(facts))
-        await _full(world, "0")
+        async with world.full_server():
+            world.open_gate("g")
+            for group in world.groups:
+                await world.handles(group, len(facts))
         history = await world.verdict()
         for group in world.groups:
             assert judge_once(history, group, facts) == []
@@ -103,13 +85,7 @@ async def test_server_is_full_now_and_then(seconds: float) -> None:
         await world.begin_workers(2)
         await world.begin_producer(pause=0.1)
         await world.begin_producer(pause=0.1, data={"flaky": 0.1})
-        end, filled = time.monotonic() + seconds, 0
-        while time.monotonic() < end or filled < 3:
-            await world.goes_on(world.rng.randint(1, 60))
-            await _full(world, "100kb")
-            await asyncio.sleep(world.rng.uniform(0.05, 0.5))  # the fault itself
-            await _full(world, "0")
-            filled += 1
+        filled = await recurring.fill_server(world, seconds)
         await world.verdict()
         print(f"  the server was full {filled} times")
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
-import time
 
 import pytest
 
 from processor.store.scripts import load_script
+from tests.faults import recurring
 from tests.faults.reactions.oracle import judge_once
 from tests.faults.reactions.world import SHORT_OR_LONG, the_world
 from tests.support.proxy import fault_proxy
@@ -66,14 +65,7 @@ async def test_frozen_now_and_then(seconds: float) -> None:
         await world.begin_workers(3)
         await world.begin_producer(pause=0.1)
         await world.begin_producer(pause=0.2, data={"pause_ms": 100})
-        end, frozen = time.monotonic() + seconds, 0
-        while time.monotonic() < end:
-            await world.goes_on(world.rng.randint(1, 60))
-            worker = world.any_worker()
-            worker.send(signal.SIGSTOP)
-            await asyncio.sleep(VISIBILITY * world.rng.uniform(0.8, 2))  # the fault itself
-            worker.send(signal.SIGCONT)
-            frozen += 1
+        frozen = await recurring.freeze_workers(world, seconds)
         await world.verdict()
         print(f"  workers were frozen {frozen} times")
 

@@ -79,6 +79,11 @@ class World(Crew):
     def accepted(self) -> list[Fact]:
         return [fact for order, _ in self.producers if order.counts for fact in accepted_in(order)]
 
+    async def all_there(self) -> bool:
+        accepted = set(self.accepted)
+        history = await self.history()
+        return all(fact.n in history.feeds[fact.run] for fact in accepted)
+
     # What handlers did.
 
     @property

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import random
 import signal
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ import uvloop
 from processor.core.errors import BacklogFull, ServerError
 from processor.observe.logs import configure
 from processor.worker.worker import Worker, tasks_of
+from tests.faults.program import work_until_told
 from tests.faults.workers.tasks import tail
 
 __all__ = ["Produce", "Work", "accepted_in", "produce", "work"]
@@ -46,12 +46,7 @@ def work(order: Work) -> None:
 
 
 async def _work(order: Work) -> None:
-    worker = Worker(tail, concurrency=order.concurrency, consumer=order.consumer)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
-    log.info("worker_begins", consumer=worker.consumer, pid=os.getpid())
-    await worker.run()
-    await tail.close()
-    log.info("worker_ended")
+    await work_until_told(Worker(tail, concurrency=order.concurrency, consumer=order.consumer))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

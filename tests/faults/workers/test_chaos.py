@@ -2,89 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
-import time
-from collections import Counter
-from collections.abc import Awaitable, Callable
-
+from tests.faults.crew_chaos import FAULTS, Fault, begin_both_ways, everything_fails, slow_network
 from tests.faults.workers.oracle import lost_executions
 from tests.faults.workers.world import SHORT_OR_LONG, World, the_world
 from tests.support.proxy import FaultProxy, fault_proxy
 
-VISIBILITY = 1.0
-WORKERS = 4
-Fault = Callable[[World, FaultProxy], Awaitable[None]]
-
-
-async def worker_killed(world: World, proxy: FaultProxy) -> None:
-    await world.kill_worker(world.rng.choice([*world.workers.values()]))
-
-
-async def worker_left(world: World, proxy: FaultProxy) -> None:
-    """It drains; the others are enough."""
-    await world.stop_worker(world.rng.choice([*world.workers.values()]), 40)
-
-
-async def worker_frozen(world: World, proxy: FaultProxy) -> None:
-    worker = world.rng.choice([*world.workers.values()])
-    worker.send(signal.SIGSTOP)
-    await asyncio.sleep(VISIBILITY * world.rng.uniform(0.5, 2))
-    worker.send(signal.SIGCONT)
-
-
-async def server_killed(world: World, proxy: FaultProxy) -> None:
-    await world.kill_server()
-    await asyncio.sleep(world.rng.choice([0, 0, 2 * VISIBILITY]))
-    await world.start_server()
-
-
-async def server_full(world: World, proxy: FaultProxy) -> None:
-    async with world.client() as client:
-        await client.config_set("maxmemory", "100kb")
-        await asyncio.sleep(world.rng.uniform(0, 0.5))
-        await client.config_set("maxmemory", "0")
-
-
-async def scripts_flushed(world: World, proxy: FaultProxy) -> None:
-    async with world.client() as client:
-        await client.script_flush()
-
-
-async def connections_cut(world: World, proxy: FaultProxy) -> None:
-    proxy.break_all(world.rng.choice(["close", "reset"]))
-
 
 async def network_slow(world: World, proxy: FaultProxy) -> None:
-    """What is asked arrives late, when others have taken over what was held."""
-    proxy.hold_at(b"EVALSHA")
-    await asyncio.sleep(VISIBILITY * world.rng.uniform(0.2, 2))
-    proxy.let_go()
+    await slow_network(world, proxy, b"EVALSHA")
 
 
-FAULTS: tuple[Fault, ...] = (
-    *(worker_killed, worker_left, worker_frozen, server_killed, server_full),
-    *(scripts_flushed, connections_cut, network_slow),
-)
+ALL: tuple[Fault[World], ...] = (*FAULTS, network_slow)
 
 
 @SHORT_OR_LONG
 async def test_everything_at_once(seconds: float) -> None:
     """Whatever fails, in whatever order: nothing is lost, no effect lands twice, no old attempt speaks after a newer one."""
-    async with the_world(visibility_seconds=VISIBILITY) as world, fault_proxy(world.server.socket) as proxy:
-        await world.begin_workers(WORKERS // 2)
-        await world.begin_workers(WORKERS - WORKERS // 2, url=proxy.url)
+    async with the_world(visibility_seconds=1.0) as world, fault_proxy(world.server.socket) as proxy:
+        await begin_both_ways(world, proxy)
         await world.begin_producer(pause=0.03)
         await world.begin_producer(pause=0.05, input={"fails": 1})
         await world.begin_producer(pause=0.1, input={"pause_ms": 300})  # whatever fails, some of these are under way
-        end, faults = time.monotonic() + seconds, Counter[str]()
-        queue: list[Fault] = []
-        while time.monotonic() < end:
-            queue = queue or world.rng.sample(FAULTS, len(FAULTS))
-            fault = queue.pop()
-            await fault(world, proxy)
-            faults[fault.__name__] += 1
-            await world.begin_workers(WORKERS - len(world.workers), url=world.rng.choice([None, proxy.url]))
-            await world.goes_on(world.rng.randint(0, 60), 60)
+        faults = await everything_fails(world, proxy, seconds, faults=ALL)
         history = await world.verdict(deadline=60)
         print(f"  {dict(faults)}, {lost_executions(history)} executions lost")

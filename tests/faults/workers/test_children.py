@@ -4,30 +4,21 @@ from __future__ import annotations
 
 import time
 
-import pytest
-
-from tests.faults.workers.world import LONG_SECONDS, the_world
+from tests.faults import recurring
+from tests.faults.crew import short_or_long
+from tests.faults.workers.world import the_world
 from tests.support.until import until
 
 CHILDREN = 6  # of each family
 
 
-@pytest.mark.parametrize(
-    "seconds",
-    [6.0, pytest.param(LONG_SECONDS, marks=[pytest.mark.soak, pytest.mark.timeout(0)])],
-    ids=["short", "long"],
-)
+@short_or_long(6.0)
 async def test_families_of_killed_workers(seconds: float) -> None:
     """kill -9 of parents and children in mid-work: each parent gets its results, of children that were started once."""
     async with the_world(visibility_seconds=1.0) as world:
         await world.begin_workers(3)
         await world.begin_producer(task="family", pause=0.2, burst=4)
-        end, killed = time.monotonic() + seconds, 0
-        while time.monotonic() < end:
-            await world.goes_on(world.rng.randint(1, 60))
-            await world.kill_worker(world.rng.choice([*world.workers.values()]))
-            await world.begin_worker()
-            killed += 1
+        killed = await recurring.kill_workers(world, seconds, functions=60)
         history = await world.verdict(deadline=60)
         attempts = [sum(event.type == "run.started" for event in history.feeds[run]) for run in history.accepted]
         print(f"  {killed} workers killed, {sum(attempts)} attempts of {len(attempts)} parents")

@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-
 import pytest
 
-from processor.store.scripts import load_script
+from tests.faults.cuts import cut_connections, cutting
 from tests.faults.workers.oracle import judge_once
-from tests.faults.workers.world import LONG_SECONDS, SHORT_OR_LONG, the_world
-from tests.support.proxy import Break, How, Plan, fault_proxy
+from tests.faults.workers.world import SHORT_OR_LONG, the_world
+from tests.support.proxy import Break, fault_proxy
 from tests.support.until import until
 
 RUNS = 60
-HOWS: tuple[How, ...] = ("close", "reset", "silent")
-AFTER = (0, 1, 30, 4, 200)
-
-
-def cutting(asked: bytes, count: int) -> Plan:
-    """Of the first so many connections each breaks where it asks for it, in ways that take turns."""
-
-    def plan(number: int) -> Break | None:
-        return Break(AFTER[number % len(AFTER)], HOWS[number % 2], asked) if number <= count else None
-
-    return plan
 
 
 @pytest.mark.parametrize("asked", ["read", "start", "settle"])
 async def test_reply_cut_off(asked: str) -> None:
     """The reply to a read, start or settle is cut off: it was done, and is not done again, long before any claim."""
-    word = b"XREADGROUP" if asked == "read" else load_script(asked).sha
     async with the_world(visibility_seconds=120.0) as world, fault_proxy(world.server.socket) as proxy:
-        proxy.plan = cutting(word, 20)
+        proxy.plan = cutting(asked, 20)
         await world.begin_worker(url=proxy.url)
         runs = await world.runs_of("work", RUNS)
         history = await world.verdict()
@@ -43,27 +28,12 @@ async def test_reply_cut_off(asked: str) -> None:
 
 @SHORT_OR_LONG
 async def test_cut_connections(seconds: float) -> None:
-    """Every connection of every worker breaks sooner or later, in mid-reply: nothing is lost, no effect lands twice.
-
-    In the long one some fall silent: that costs ten seconds each until it is noticed.
-    """
-    weights = [6, 6, 0 if seconds < LONG_SECONDS else 1]
+    """Every connection of every worker breaks sooner or later, in mid-reply: nothing is lost, no effect lands twice."""
     async with the_world(visibility_seconds=1.0) as world, fault_proxy(world.server.socket) as proxy:
-
-        def plan(number: int) -> Break:
-            after = world.rng.choice([0, world.rng.randint(1, 100), world.rng.randint(1, 20_000)])
-            return Break(after, world.rng.choices(HOWS, weights)[0])
-
         await world.begin_workers(3, url=proxy.url)
         await world.begin_producer(pause=0.02)
         await world.begin_producer(pause=0.05, input={"fails": 1})
-        proxy.plan = plan
-        end = time.monotonic() + seconds
-        while time.monotonic() < end or proxy.broke < 10:
-            await asyncio.sleep(world.rng.uniform(0, 0.6))
-            proxy.break_all(world.rng.choices(HOWS, weights)[0])
-        proxy.plan = None
-        proxy.break_all("reset")
+        await cut_connections(world, proxy, seconds)
         await world.verdict(deadline=90)
         print(f"  {proxy.broke} of {proxy.opened} connections broke")
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pytest
-
 from processor.core.plan import FLOW, Plan, steps_of
 from processor.flows import chain, chord
+from tests.faults import recurring
+from tests.faults.crew import short_or_long
 from tests.faults.workers.oracle import Happened, History
 from tests.faults.workers.tasks import merge, poison, work
-from tests.faults.workers.world import LONG_SECONDS, World, the_world
+from tests.faults.workers.world import the_world
 from tests.support.until import until
 
 PARTS = chord(
@@ -42,22 +41,7 @@ def children_of(history: History, flow: str) -> Mapping[str, Sequence[Happened]]
     return {run: feed for run, feed in history.feeds.items() if run.startswith(f"{root}~") and run != flow}
 
 
-async def kill_for(world: World, seconds: float) -> int:
-    """kill -9 of one worker after the other, each replaced. How many."""
-    end, killed = time.monotonic() + seconds, 0
-    while time.monotonic() < end:
-        await world.goes_on(world.rng.randint(1, 60))
-        await world.kill_worker(world.rng.choice([*world.workers.values()]))
-        await world.begin_worker()
-        killed += 1
-    return killed
-
-
-@pytest.mark.parametrize(
-    "seconds",
-    [6.0, pytest.param(LONG_SECONDS, marks=[pytest.mark.soak, pytest.mark.timeout(0)])],
-    ids=["short", "long"],
-)
+@short_or_long(6.0)
 async def test_flows_of_killed_workers(seconds: float) -> None:
     """kill -9 while nested flows run: each child's effect is applied once, no child has a twin, each flow has its result."""
     plan = plan_of(WHOLE)
@@ -65,7 +49,7 @@ async def test_flows_of_killed_workers(seconds: float) -> None:
         world.has_flows = True
         await world.begin_workers(3)
         await world.begin_producer(task=FLOW, input={"plan": plan.json()}, pause=0.25, burst=3)
-        killed = await kill_for(world, seconds)
+        killed = await recurring.kill_workers(world, seconds, functions=60)
         history = await world.verdict(deadline=60)
         attempts = [sum(event.type == "run.started" for event in history.feeds[run]) for run in history.accepted]
         print(f"  {killed} workers killed, {sum(attempts)} attempts of {len(attempts)} flows")
@@ -85,7 +69,7 @@ async def test_flows_that_tasks_call() -> None:
         world.has_flows = True
         await world.begin_workers(3)
         await world.begin_producer(task="manager", pause=0.2, burst=3)
-        await kill_for(world, 4.0)
+        await recurring.kill_workers(world, 4.0, functions=60)
         history = await world.verdict(deadline=60)
         for parent in history.accepted:
             children = children_of(history, parent)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-
+from tests.faults import recurring
 from tests.faults.workers.oracle import judge_once, lost_executions
 from tests.faults.workers.world import SHORT_OR_LONG, the_world
 
@@ -18,12 +16,7 @@ async def test_killed_workers(seconds: float) -> None:
         await world.begin_workers(3)
         await world.begin_producer(pause=0.02)
         await world.begin_producer(pause=0.05, input={"fails": 1})
-        end, killed = time.monotonic() + seconds, 0
-        while time.monotonic() < end or killed < 3:
-            await world.goes_on(world.rng.randint(1, 100))
-            await world.kill_worker(world.rng.choice([*world.workers.values()]))
-            await world.begin_worker()
-            killed += 1
+        killed = await recurring.kill_workers(world, seconds, functions=100, times=3)
         history = await world.verdict()
         print(f"  {killed} workers killed, {lost_executions(history)} executions lost with them")
         assert lost_executions(history) > 0, "no worker was killed in mid-work: the test tested nothing"
@@ -35,14 +28,7 @@ async def test_joining_and_leaving_workers(seconds: float) -> None:
     async with the_world(visibility_seconds=120.0) as world:
         await world.begin_producer(pause=0.02)
         await world.begin_producer(pause=0.1, input={"pause_ms": 200})  # a stop takes effect while it runs
-        end, left = time.monotonic() + seconds, 0
-        while time.monotonic() < end or left < MANY:
-            await world.begin_workers(MANY - len(world.workers))
-            await world.goes_on(world.rng.randint(1, 60))
-            leaving = world.rng.sample([*world.workers.values()], world.rng.randint(1, MANY - 1))
-            await asyncio.gather(*(world.stop_worker(worker) for worker in leaving))
-            left += len(leaving)
-            await world.goes_on(world.rng.randint(1, 60))
+        left = await recurring.join_and_leave(world, seconds, team=MANY, functions=60, times=MANY)
         history = await world.verdict()
         print(f"  {left} workers left")
         assert judge_once(history, history.accepted) == []

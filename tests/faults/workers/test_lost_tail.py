@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from contextlib import suppress
 
 from processor.store.scripts import load_script
+from tests.faults import recurring
 from tests.faults.workers.oracle import MARK
 from tests.faults.workers.world import SHORT_OR_LONG, World, the_world
 from tests.support.proxy import fault_proxy
@@ -41,13 +40,6 @@ async def test_no_end_before_what_was_lost_is_there_again() -> None:
         assert await _marks(world, run, MARKS)
 
 
-async def _all_there(world: World) -> bool:
-    """Whether every run that was accepted by now is on the server."""
-    accepted = world.accepted
-    async with world.client() as client:
-        return set(accepted) <= set(await world.runs(client))
-
-
 async def _marks(world: World, run: str, count: int) -> bool:
     """Whether so many live events of the run are there."""
     feed = (await world.history()).feeds[run]
@@ -62,15 +54,7 @@ async def test_lost_tails(seconds: float) -> None:
         await world.begin_workers(3)
         await world.begin_producer(pause=0.02)
         await world.begin_producer(pause=0.05, input={"fails": 1})
-        end, lost = time.monotonic() + seconds, 0
-        while time.monotonic() < end:
-            await world.goes_on(world.rng.randint(1, 100))
-            kept = world.aof_bytes()
-            await asyncio.sleep(world.rng.uniform(0, 0.4))  # producers keep what they were told for 3 s
-            forgotten = world.aof_bytes() - kept
-            await world.lose_tail(kept)
-            lost += forgotten
-            await until(lambda: _all_there(world), "what producers know of is there again", 20)
+        lost = await recurring.lose_tails(world, seconds)
         await world.verdict()
         print(f"  the server forgot {lost} bytes")
         assert lost > 0

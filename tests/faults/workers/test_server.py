@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from typing import get_args
 
 import pytest
 
+from tests.faults import recurring
 from tests.faults.workers.oracle import judge_once
-from tests.faults.workers.world import SHORT_OR_LONG, Fsync, World, the_world
+from tests.faults.workers.world import SHORT_OR_LONG, Fsync, the_world
 from tests.support.until import until
 
 VISIBILITY = 1.0
@@ -24,12 +23,7 @@ async def test_killed_server(fsync: Fsync, seconds: float) -> None:
         await world.begin_workers(3)
         await world.begin_producer(pause=0.02)
         await world.begin_producer(pause=0.05, input={"fails": 1})
-        end, killed = time.monotonic() + seconds, 0
-        while time.monotonic() < end or killed < 3:
-            await world.goes_on(world.rng.randint(1, 200))
-            await world.kill_server()
-            await world.start_server()
-            killed += 1
+        killed = await recurring.kill_server(world, seconds)
         await world.verdict()
         print(f"  the server was killed {killed} times")
 
@@ -40,9 +34,7 @@ async def test_away_server_starts_nothing_twice() -> None:
         await world.begin_workers(2, concurrency=2 * GATED)
         runs = await world.runs_of("work", GATED, gate="g") + await world.runs_of("silent", GATED, gate="g")
         await until(lambda: world.begun(*runs) == len(runs), "all are executed", 20)
-        await world.kill_server()
-        await asyncio.sleep(2 * VISIBILITY)  # the fault itself
-        await world.start_server()
+        await world.restart_server(2 * VISIBILITY)
         await world.claims_again(await world.now_ms() - 1000)
         assert world.begun(*runs) == len(runs)
         world.open_gate("g")
@@ -53,23 +45,13 @@ async def test_away_server_starts_nothing_twice() -> None:
 @SHORT_OR_LONG
 async def test_flushed_scripts(seconds: float) -> None:
     """SCRIPT FLUSH in mid-run, many times a second: everything is executed, once."""
-    async with the_world(visibility_seconds=VISIBILITY) as world, world.client() as client:
+    async with the_world(visibility_seconds=VISIBILITY) as world:
         await world.begin_workers(2)
         await world.begin_producer(pause=0.02)
-        end, flushed = time.monotonic() + seconds, 0
-        while time.monotonic() < end or flushed < 10:
-            await client.script_flush()
-            await world.goes_on(3)
-            flushed += 1
+        flushed = await recurring.flush_scripts(world, seconds)
         history = await world.verdict()
         print(f"  scripts were flushed {flushed} times")
         assert judge_once(history, history.accepted) == []
-
-
-async def _full(world: World, limit: str) -> None:
-    async with world.client() as client:
-        await client.config_set("maxmemory-policy", "noeviction")
-        await client.config_set("maxmemory", limit)
 
 
 async def test_full_server_settles_and_heals() -> None:
@@ -79,15 +61,14 @@ async def test_full_server_settles_and_heals() -> None:
         silent = await world.runs_of("silent", GATED, gate="g")
         runs = await world.runs_of("work", GATED, gate="g")
         await until(lambda: world.begun(*silent, *runs) == 2 * GATED, "all are executed", 20)
-        await _full(world, "100kb")
-        world.open_gate("g")
 
         async def settled() -> bool:
             return await world.succeeded() == GATED
 
-        await until(settled, "runs without live events have ended", 20)
-        assert world.begun(*silent, *runs) == 2 * GATED
-        await _full(world, "0")
+        async with world.full_server():
+            world.open_gate("g")
+            await until(settled, "runs without live events have ended", 20)
+            assert world.begun(*silent, *runs) == 2 * GATED
         history = await world.verdict()
         assert judge_once(history, [*silent, *runs]) == []
 
@@ -99,13 +80,7 @@ async def test_server_is_full_now_and_then(seconds: float) -> None:
         await world.begin_workers(2)
         await world.begin_producer(pause=0.02)
         await world.begin_producer(pause=0.05, task="silent")
-        end, filled = time.monotonic() + seconds, 0
-        while time.monotonic() < end or filled < 3:
-            await world.goes_on(world.rng.randint(1, 60))
-            await _full(world, "100kb")
-            await asyncio.sleep(world.rng.uniform(0.05, 0.5))  # the fault itself
-            await _full(world, "0")
-            filled += 1
+        filled = await recurring.fill_server(world, seconds)
         history = await world.verdict()
         print(f"  the server was full {filled} times")
         assert judge_once(history, history.accepted) == []

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 
 from processor.store.scripts import load_script
+from tests.faults import recurring
 from tests.faults.workers.oracle import judge_once, lost_executions
 from tests.faults.workers.world import SHORT_OR_LONG, World, the_world
 from tests.support.proxy import FaultProxy, fault_proxy
@@ -81,14 +80,7 @@ async def test_frozen_now_and_then(seconds: float) -> None:
         await world.begin_workers(3)
         await world.begin_producer(pause=0.02)
         await world.begin_producer(pause=0.05, input={"pause_ms": 100})
-        end, frozen = time.monotonic() + seconds, 0
-        while time.monotonic() < end:
-            await world.goes_on(world.rng.randint(1, 60))
-            worker = world.rng.choice([*world.workers.values()])
-            worker.send(signal.SIGSTOP)
-            await asyncio.sleep(VISIBILITY * world.rng.uniform(0.8, 2))  # the fault itself
-            worker.send(signal.SIGCONT)
-            frozen += 1
+        frozen = await recurring.freeze_workers(world, seconds)
         history = await world.verdict()
         print(f"  workers were frozen {frozen} times, {lost_executions(history)} executions were lost")
 

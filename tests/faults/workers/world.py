@@ -58,9 +58,13 @@ class World(Crew):
         """How often functions of these runs were begun."""
         return sum(begun.run in runs for begun in begun_in(self.folder))
 
+    async def all_there(self) -> bool:
+        accepted = self.accepted
+        async with self.client() as client:
+            return set(accepted) <= set(await self.runs(client))
+
     @property
     def progress(self) -> int:
-        """Grows by one, about, with each function that is begun: cheap to ask."""
         journal = self.folder / JOURNAL
         return journal.stat().st_size // JOURNAL_LINE if journal.exists() else 0
 
@@ -90,7 +94,7 @@ class World(Crew):
     async def claims_again(self, since_ms: int, deadline: float = 20) -> None:
         """Waits until every partition noticed a silence after since_ms (a jump of the clock), its quiet time is over, and
         others had half as long again to claim what they can."""
-        visibility_ms = float(self.env["TAILRACE_VISIBILITY_SECONDS"]) * 1000
+        visibility_ms = self.visibility_seconds * 1000
 
         async def again() -> bool:
             await asyncio.sleep(LOOK_SECONDS)
