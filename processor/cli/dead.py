@@ -42,7 +42,7 @@ Runs = Annotated[
     list[str] | None,
     typer.Option("--run", help="Of this run, or its beginning or end; RUN@SEQ: of one event. May be repeated."),
 ]
-RUN_HELP = "ID, or its beginning or end; RUN@SEQ for one event that a group could not handle."
+RUN_HELP = "ID, or its beginning or end; RUN@SEQ for one event of a group, INLET@ENTRY for an entry of an inlet."
 
 
 @dead.command("list", epilog=EPILOG)
@@ -215,7 +215,7 @@ async def _list(out: Output, wanted: Wanted, limit: int | None) -> None:
 def _row(letter: DeadLetter, now: datetime) -> list[str | Text]:
     error = letter.error.partition("\n")[0] or letter.reason
     return [
-        _label(letter),
+        letter.label,
         letter.place.name,
         f"{ago(now.timestamp() - letter.died / 1000)} ago",
         str(letter.attempts),
@@ -223,15 +223,10 @@ def _row(letter: DeadLetter, now: datetime) -> list[str | Text]:
     ]
 
 
-def _label(letter: DeadLetter) -> str:
-    """As `show` and --run take it."""
-    return f"{letter.run}@{letter.seq}" if letter.group and letter.seq else letter.run
-
-
 async def _show(out: Output, text: str) -> None:
     async with reading(out.options) as space:
         found = await _find(space, text, Wanted())
-        (thread,) = await store.threads(space, [found[0].run])
+        (thread,) = await store.threads(space, [found[0].run]) if found[0].run else [None]
     for number, letter in enumerate(found):
         if not out.pretty:
             out.record(letter.whole_json(thread))
@@ -244,7 +239,7 @@ async def _show(out: Output, text: str) -> None:
 def _describe(out: Output, letter: DeadLetter, thread: str | None) -> None:
     now = datetime.now(UTC)
     age = ago(now.timestamp() - letter.died / 1000)
-    out.line(Text.assemble((_label(letter), "bold"), "  ", ("dead", "red"), f" {age} ago"))
+    out.line(Text.assemble((letter.label, "bold"), "  ", ("dead", "red"), f" {age} ago"))
     lived = f" (after {took((letter.died - letter.began) / 1000)})" if letter.began is not None else ""
     began = _clock(letter.began, now) if letter.began is not None else ""
     lines = {
@@ -252,6 +247,7 @@ def _describe(out: Output, letter: DeadLetter, thread: str | None) -> None:
         "group": letter.group,
         "event": f"{letter.type} ({letter.queued})" if letter.group and letter.queued else "",
         "entry": letter.entry,
+        "fields": " ".join(f"{name}={value}" for name, value in letter.fields.items()),
         "thread": thread or "",
         "labels": " ".join(f"{name}={value}" for name, value in letter.labels.items()),
         "data" if letter.group else "input": "" if letter.entry else _cause(letter),
@@ -271,7 +267,7 @@ def _describe(out: Output, letter: DeadLetter, thread: str | None) -> None:
         out.say("An inlet's: mend its function, then add the entry to its stream again.")
         return
     again = f"give it to {letter.group} again" if letter.group else "run it again"
-    out.say(f"To {again}: tailrace dead requeue --run {_label(letter)}")
+    out.say(f"To {again}: tailrace dead requeue --run {letter.label}")
 
 
 def _cause(letter: DeadLetter) -> str:
@@ -312,9 +308,9 @@ def _tell(out: Output, answer: Requeued) -> None:
             | {name: value for name, value in refused.items() if value}
         )
     elif answer.word == "requeued":
-        out.line(f"{_label(letter)} → {f'group {letter.group}' if letter.group else answer.run}")
+        out.line(f"{letter.label} → {f'group {letter.group}' if letter.group else answer.run}")
     else:
-        out.line(Text.assemble(f"{_label(letter)}  ", (_why(answer), "yellow")))
+        out.line(Text.assemble(f"{letter.label}  ", (_why(answer), "yellow")))
 
 
 def _why(answer: Requeued) -> str:

@@ -172,21 +172,24 @@ def _letter(partition: int, source: _Source, id: bytes, held: Mapping[bytes, byt
         held.get(b"e", b""),
         held.get(b"f", b""),
         held.get(b"x", b"").decode(),
+        {name[2:].decode(errors="replace"): held[name].decode(errors="replace") for name in held if name[:2] == b"f:"},
     )
 
 
 async def find(space: Space, text: str, wanted: Wanted | None = None, *, limit: int = 10) -> list[DeadLetter]:
     """The letters of that run, else those of runs that begin or end with the text, at most `limit`; newest first.
 
-    text: a run, or `<run>@<seq>` for those of one of its events.
+    text: a run, `<run>@<seq>` for those of one of its events, `<inlet>@<entry>` for an inlet's entry.
     """
-    name, at, seq = text.partition("@")  # no run has an @ in its ID
+    name, at, seq = text.partition("@")  # neither runs nor inlets have an @ in their names
     exact: list[DeadLetter] = []
     found: list[DeadLetter] = []
     async for letter in letters(space, wanted or Wanted()):
-        if at and str(letter.seq) != seq:
+        if at and seq not in (str(letter.seq), letter.entry):
             continue
-        if letter.run == name:
+        if at and seq == letter.entry and letter.group == name:
+            exact.append(letter)
+        elif letter.run == name:
             exact.append(letter)
         elif len(found) < limit and (letter.run.startswith(name) or letter.run.endswith(name)):
             found.append(letter)

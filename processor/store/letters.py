@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -35,6 +35,7 @@ class DeadLetter:
     payload: bytes  # of that, b"" if it was lost
     failed: bytes  # of a task the payload of run.failed; of a reaction JSON with error, reason, attempts
     entry: str = ""  # of an inlet: the entry of its stream, which could be no event
+    fields: Mapping[str, str] = field(default_factory=dict)  # of that entry; what is no UTF-8 is replaced
 
     @property
     def task(self) -> str:
@@ -45,6 +46,13 @@ class DeadLetter:
     def group(self) -> str:
         """Whose reaction it was; "" of a task."""
         return self.place.name if self.place.kind == "group" else ""
+
+    @property
+    def label(self) -> str:
+        """As people name it: the run, `<run>@<seq>` for an event, `<inlet>@<entry>` for an entry that has no run."""
+        if not self.run:
+            return f"{self.group}@{self.entry}"
+        return f"{self.run}@{self.seq}" if self.group and self.seq else self.run
 
     @property
     def died(self) -> int:
@@ -132,7 +140,8 @@ class DeadLetter:
     def whole_json(self, thread: str | None) -> dict[str, Any]:
         """The same with what belongs to one letter alone."""
         cause = {"input": self.input} if self.task else {"data": self.data}
-        more = {"thread": thread, "traceback": self.traceback, **(cause if self.payload else {})}
+        more: dict[str, Any] = {"thread": thread, "traceback": self.traceback, **(cause if self.payload else {})}
+        more["fields"] = dict(self.fields) or None
         return {**self.json(), **{name: value for name, value in more.items() if value is not None}}
 
 

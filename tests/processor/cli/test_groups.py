@@ -289,9 +289,24 @@ async def test_a_letter_of_an_inlet(cli: Cli, side: LogSide, terminal: Callable[
     assert await shown.ended() == 0
     assert "entry     17-0" in shown.seen
     assert "add the entry to its stream again" in shown.seen
+    assert "fields    order=5" in shown.seen
+    [whole] = (await cli.here("dead", "show", "orders@17-0")).records
+    assert (whole["entry"], whole["fields"]) == ("17-0", {"order": "5"})
     refused = terminal("dead", "requeue", "orders", env=env)
     assert await refused.ended() == 4
     assert "a  stays: mend inlet orders, then add entry 17-0 to its stream again" in refused.seen
+
+
+async def test_a_letter_of_an_inlet_without_a_run(cli: Cli, side: LogSide, terminal: Callable[..., Terminal]) -> None:
+    """Its function raised before any run was named: it goes by inlet and entry."""
+    fields = {"r": "", "x": "17-0", "f": '{"error":"KeyError: 3","reason":"error","attempts":1}', "f:order": "5"}
+    side.client.xadd(side.part("a").dead_group("orders"), fields, id="1000-1")
+    listed = terminal("dead", "list", "orders", env={"TAILRACE_REDIS_URL": cli.url})
+    assert await listed.ended() == 0
+    assert "orders@17-0" in listed.seen
+    [whole] = (await cli.here("dead", "show", "orders@17-0")).records
+    assert whole["fields"] == {"order": "5"}
+    assert (await cli.here("dead", "show", "orders@18-0")).code == 3
 
 
 async def test_a_letter_of_a_group_that_is_gone(cli: Cli, side: LogSide) -> None:
