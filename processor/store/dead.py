@@ -187,9 +187,7 @@ async def find(space: Space, text: str, wanted: Wanted | None = None, *, limit: 
     async for letter in letters(space, wanted or Wanted()):
         if at and seq not in (str(letter.seq), letter.entry):
             continue
-        if at and seq == letter.entry and letter.group == name:
-            exact.append(letter)
-        elif letter.run == name:
+        if (at and seq == letter.entry and letter.group == name) or letter.run == name:
             exact.append(letter)
         elif len(found) < limit and (letter.run.startswith(name) or letter.run.endswith(name)):
             found.append(letter)
