@@ -163,7 +163,7 @@ def react_command(
             if output.run not in here and keyspace.number(output.run) == partition:
                 here[output.run] = len(here) + 1
                 call.add_run(output.run)
-    call.args += (group, limits.dead, lease.token, lease.last, len(here), *here)
+    call.args += (group, limits.dead, lease.token, lease.last, units[-1].deliveries[-1].entry, len(here), *here)
     for unit in units:
         _add_unit(call, keyspace, unit, here)
     return call.command(script, keyspace.layout, limits)

@@ -21,8 +21,8 @@
 -- ARGV[7] silent_ms     after which a run that nobody executes is ended; 0: never
 -- ARGV[8] term_ms       of an owner
 -- ARGV[9] bindings      how many binding fields follow: `b:<type>` of each type of increment in the call
--- then group, dead_limit, token of the lease ("": a shared group), the entry settled before under it ("": none), how many runs are
---   written to, these runs; then for each unit: verb, how many entries, their IDs, and
+-- then group, dead_limit, token of the lease ("": a shared group), the entry settled before under it ("": none), the entry that is
+--   settled last when all of the call is, how many runs are written to, these runs; then for each unit: verb, how many entries, their IDs, and
 --     done           how many runs of this partition it writes to, per run: its place among those (from 1), how many segments, and each
 --                    segment as append.lua has it; how many entries for other partitions, per entry: partition, body (relay.lua's)
 --     retry          (one entry, a shared group's) delay in ms, tries so far, run, feed ID, payload
@@ -35,7 +35,7 @@
 -- @include outputs
 
 local dead, lease = KEYS[9], KEYS[10]
-local group, dead_limit, token, before_it, written = take(5)
+local group, dead_limit, token, before_it, final, written = take(6)
 local TRIM_EVERY = 1000 -- entries of the log
 local runs, touched, acknowledged = {}, {}, 0
 key = 11
@@ -166,8 +166,10 @@ else
   local known = redis.call('HMGET', lease, 'token', 'last')
   last = known[2] or ''
   fence = known[1] ~= token and 'fenced' or nil
+  local is_again = not fence and last ~= before_it and last == final -- all of it was executed, and the answer was lost
   while at <= #ARGV do
-    answers[#answers + 1] = settle_behind(take_unit())
+    local unit = take_unit()
+    answers[#answers + 1] = is_again and 'done' or settle_behind(unit)
   end
   if changes then
     redis.call('HSET', lease, 'last', last)

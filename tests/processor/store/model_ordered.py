@@ -91,7 +91,9 @@ class OrderedModel:
     def settle(self, token: str, before: int, units: Sequence[tuple[str, Sequence[int]]]) -> list[str]:
         """units: verb (done, skip, dead, stop), entries."""
         fence = "" if token == self.token else "fenced"
-        answers = []
+        answers: list[str] = []
+        if not fence and self.last != before and self.last == units[-1][1][-1]:
+            return ["done"] * len(units)  # all of it was executed, and the answer was lost
         for verb, entries in units:
             if not fence and self.last != before:
                 if self.last == entries[-1]:

@@ -86,6 +86,15 @@ def test_a_late_copy_takes_no_other_entry_with_it(stage: OrderedStage) -> None:
     assert stage.settle(late).words == ["hole"]
 
 
+def test_a_call_of_several_whose_answer_was_lost_is_done(stage: OrderedStage) -> None:
+    """Sent again all of its units are done, so that its owner drops nothing and calls no handler a second time."""
+    token = taken(stage, "A", "n1")
+    one, two = stage.pull("A", token, "0-0", 2).deliveries
+    both = Settle(token, "", (("done", (one,)), ("done", (two,))))
+    assert stage.settle(both).words == ["settled", "settled"]
+    assert stage.settle(both).words == ["done", "done"]
+
+
 def test_nobody_settles_under_a_lease_that_was_given_back(stage: OrderedStage) -> None:
     """Not before another has taken it either; and a take made again after a lost answer has the same token."""
     token = taken(stage, "A", "n1")
